@@ -1,0 +1,1 @@
+"""Networks: the ConvLSTM layer, the encoder-forecaster and its upstream encoders. Tensors in, tensors out."""

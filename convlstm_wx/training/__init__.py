@@ -1,0 +1,1 @@
+"""Learning: losses, schedule, weight averaging, one optimiser step, the epochs."""

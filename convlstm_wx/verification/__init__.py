@@ -1,0 +1,1 @@
+"""Scores of a forecast beside simple baselines, with confidence. Never imports torch."""
