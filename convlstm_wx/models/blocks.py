@@ -1,0 +1,81 @@
+"""Blocks that the networks share: halving a grid, growing it back, and the stack of recurrent layers between.
+
+Shapes: B batch, C input channels, H lat, W lon, K hidden channels. Every grid size works, odd ones too: halving
+rounds up, and growing goes to the size that it is told.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from convlstm_wx.models.convlstm import ConvLSTM, State
+
+
+def halve(input_channels: int, output_channels: int) -> nn.Conv2d:
+    """A learned 3x3 halving: [B, C, H, W] -> [B, K, ceil(H/2), ceil(W/2)]."""
+    return nn.Conv2d(input_channels, output_channels, 3, stride=2, padding=1)
+
+
+def grow(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear growth to a (height, width), in float32: MPS autocast would run it in half precision."""
+    with torch.autocast(x_BCHW.device.type, enabled=False):
+        x = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class RecurrentPyramid(nn.Module):
+    """ConvLSTM layers at full, half, quarter ... resolution, each fed by the one above it.
+
+    Args:
+        input_channels: C of the full-resolution input.
+        hidden_channels: K of each resolution, finest first.
+        kernel_size: of the ConvLSTM layers.
+        dropout: share of the features that are dropped between layers while training.
+    """
+
+    def __init__(self, input_channels: int, hidden_channels: Sequence[int], kernel_size: int, dropout: float):
+        super().__init__()
+        self.stem = nn.Conv2d(input_channels, hidden_channels[0], 3, padding=1)
+        self.downs = nn.ModuleList(halve(fine, coarse) for fine, coarse in pairwise(hidden_channels))
+        self.cells = nn.ModuleList(ConvLSTM(k, k, kernel_size) for k in hidden_channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def read(self, x_BTCHW: Tensor) -> list[State]:
+        """A whole sequence from states of zero, layer by layer; returns the last (h, c) of each, finest first.
+
+        All times pass through the convolutions between the layers in one call each.
+        """
+        batch = x_BTCHW.shape[0]
+        features = functional.silu(self.stem(x_BTCHW.flatten(0, 1)))
+        states = []
+        for level, cell in enumerate(self.cells):
+            if level > 0:
+                features = functional.silu(self.downs[level - 1](features))
+            hidden_BTKHW, state = cell(self.dropout(features).unflatten(0, (batch, -1)))
+            features = hidden_BTKHW.flatten(0, 1)
+            states.append(state)
+        return states
+
+    def step(self, x_BCHW: Tensor, states: list[State], context_BKHW: Tensor | None = None) -> list[State]:
+        """One time step through all resolutions.
+
+        Args:
+            x_BCHW: the input of this step.
+            states: one (h, c) per resolution, finest first.
+            context_BKHW: added to the input of the coarsest layer (what the upstream regions have to say).
+
+        Returns:
+            The new states, finest first.
+        """
+        features = functional.silu(self.stem(x_BCHW))
+        new_states: list[State] = []
+        for level, cell in enumerate(self.cells):
+            if level > 0:
+                features = functional.silu(self.downs[level - 1](new_states[-1][0]))
+            if context_BKHW is not None and level == len(self.cells) - 1:
+                features = features + context_BKHW
+            new_states.append(cell.step(self.dropout(features), states[level]))
+        return new_states
