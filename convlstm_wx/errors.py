@@ -23,3 +23,7 @@ class CheckpointError(ConvlstmWxError):
 
 class DeviceError(ConvlstmWxError):
     """The device that was asked for is not there."""
+
+
+class TrainingError(ConvlstmWxError):
+    """Training cannot go on; the checkpoints written so far are whole."""

@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """The tests' networks are too small for a second thread to help, and results are then the same everywhere."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ rounds up, and growing goes to the size that it is told.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,5 +78,5 @@ class RecurrentPyramid(nn.Module):
                 features = functional.silu(self.downs[level - 1](new_states[-1][0]))
             if context_BKHW is not None and level == len(self.cells) - 1:
                 features = features + context_BKHW
-            new_states.append(cell.step(self.dropout(features), states[level]))
+            new_states.append(cast(ConvLSTM, cell).step(self.dropout(features), states[level]))
         return new_states

@@ -49,6 +49,8 @@ class EncoderForecaster(nn.Module):
         dropout: share of features dropped between layers while training.
     """
 
+    increment_scale_D11: Tensor
+
     def __init__(
         self,
         *,

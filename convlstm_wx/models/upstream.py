@@ -50,7 +50,8 @@ class UpstreamFusion(nn.Module):
         query_BQK = _points(self.query(_with_place(target_BKHW)))
         keys_values = [_points(self.key_value(_with_place(features))) for features in upstream]
         key_BNK, value_BNK = torch.cat(keys_values, dim=1).chunk(2, dim=-1)
-        attended = functional.scaled_dot_product_attention(*map(_heads, (query_BQK, key_BNK, value_BNK)))
+        query, key, value = map(_heads, (query_BQK, key_BNK, value_BNK))
+        attended = functional.scaled_dot_product_attention(query, key, value)
         attended_BKQ = attended.transpose(2, 3).flatten(1, 2)
         return self.out(attended_BKQ.unflatten(2, (height, width)).contiguous())
 

@@ -1,0 +1,7 @@
+"""`python -m convlstm_wx` is `convlstm-wx`."""
+
+import sys
+
+from convlstm_wx.cli import main
+
+sys.exit(main())

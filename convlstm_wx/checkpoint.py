@@ -1,0 +1,140 @@
+"""Checkpoints: all that is needed to forecast from a data file, or to go on training.
+
+A checkpoint holds tensors and plain types only and is loaded with `weights_only=True`: no code of a foreign file ever
+runs. It is written to a temporary name, synced and renamed, so that what bears its name is always whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convlstm_wx import __version__
+from convlstm_wx.config import TrainConfig
+from convlstm_wx.data.inputs import DataSpec
+from convlstm_wx.errors import CheckpointError, ConfigError
+from convlstm_wx.files import replacing
+from convlstm_wx.models.build import build
+from convlstm_wx.models.forecaster import EncoderForecaster
+
+FORMAT = "convlstm_wx checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one moment.
+
+    Attributes:
+        config: the settings of the run.
+        spec: its data: channels, units, grids, split, statistics.
+        model_name, model_options: what :func:`~convlstm_wx.models.build.build` needs.
+        weights: to forecast with (the moving average).
+        training: all that training needs to go on exactly: own weights, optimiser, moving average, random states,
+            progress and history.
+        versions: of the software that wrote it.
+    """
+
+    config: TrainConfig
+    spec: DataSpec
+    model_name: str
+    model_options: dict[str, Any]
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+    versions: dict[str, str]
+
+    def network(self) -> EncoderForecaster:
+        """The trained network, on the CPU and ready to forecast."""
+        network = build(self.model_name, self.model_options)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of PyTorch."""
+    return {"convlstm_wx": __version__, "torch": str(torch.__version__)}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        ConfigError: if the folder cannot be written or is full; what was there before is untouched.
+    """
+    contents = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": checkpoint.versions,
+        "config": checkpoint.config.to_dict(),
+        "spec": _arrays_to_tensors(checkpoint.spec.to_dict()),
+        "model_name": checkpoint.model_name,
+        "model_options": checkpoint.model_options,
+        "weights": _to_cpu(checkpoint.weights),
+        "training": _to_cpu(checkpoint.training),
+    }
+    with replacing(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU, whatever device it was trained on.
+
+    Raises:
+        CheckpointError: if there is none, if it is truncated, another program's, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; training writes best.pt and last.pt into its output folder")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen types, from EOFError to UnpicklingError
+        raise CheckpointError(
+            f"{path}: not a whole checkpoint ({type(error).__name__}); it is truncated, damaged or another program's"
+        ) from error
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a file of PyTorch, but not a checkpoint of convlstm_wx")
+    if contents["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {contents['format_version']} of convlstm_wx {contents['versions']['convlstm_wx']} is "
+            f"newer than this version reads ({FORMAT_VERSION}); update convlstm_wx"
+        )
+    return _from_contents(path, contents)
+
+
+def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
+    try:
+        return Checkpoint(
+            config=TrainConfig.from_dict(contents["config"], source=str(path)),
+            spec=DataSpec.from_dict(_tensors_to_arrays(contents["spec"])),
+            model_name=contents["model_name"],
+            model_options=contents["model_options"],
+            weights=contents["weights"],
+            training=contents["training"],
+            versions=contents["versions"],
+        )
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: an entry is missing or malformed ({error}); the file is damaged") from error
+
+
+def _map_leaves(entry: Any, change: Any) -> Any:
+    if isinstance(entry, Mapping):
+        return {key: _map_leaves(value, change) for key, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return type(entry)(_map_leaves(value, change) for value in entry)
+    return change(entry)
+
+
+def _to_cpu(entry: Any) -> Any:
+    return _map_leaves(entry, lambda leaf: leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
+
+
+def _arrays_to_tensors(entry: Any) -> Any:
+    return _map_leaves(entry, lambda leaf: torch.from_numpy(leaf.copy()) if isinstance(leaf, np.ndarray) else leaf)
+
+
+def _tensors_to_arrays(entry: Any) -> Any:
+    return _map_leaves(entry, lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else leaf)

@@ -1,0 +1,140 @@
+"""Windows: stretches of consecutive times, gathered into whole batches at once.
+
+Shapes: B batch, T input times, L lead times, S = T + L, C channels, M mask channels, D target channels, F forcing
+channels, H lat, W lon.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convlstm_wx.data.forcings import Forcings
+
+
+@dataclass(frozen=True)
+class Source:
+    """One region's normalised fields.
+
+    Attributes:
+        values_NCHW: normalised, missing as 0.
+        observed_NMHW: False where the channels with gaps are missing; M may be 0.
+        forcings: of the region's grid.
+    """
+
+    values_NCHW: np.ndarray
+    observed_NMHW: np.ndarray
+    forcings: Forcings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays of one batch; all float32.
+
+    Attributes:
+        x_BTCHW: input fields, then their masks (1 observed, 0 missing).
+        forcing_BSFHW: at input and lead times.
+        upstream: for each upstream region [B, T, C + M + F, H, W] on its own grid.
+        y_BLDHW: what the targets became; 0 where missing.
+        valid_BLDHW: 1 where y is observed.
+    """
+
+    x_BTCHW: np.ndarray
+    forcing_BSFHW: np.ndarray
+    upstream: tuple[np.ndarray, ...]
+    y_BLDHW: np.ndarray
+    valid_BLDHW: np.ndarray
+
+
+def init_indices(
+    times: np.ndarray,
+    step: np.timedelta64,
+    allowed_N: np.ndarray,
+    *,
+    input_steps: int,
+    lead_steps: int,
+) -> np.ndarray:
+    """Where a window can have its last input time: all T + L times are allowed and one step apart.
+
+    A window thus never crosses a gap in time, nor the edge of a split when `allowed_N` is one role of the split.
+    """
+    length = input_steps + lead_steps
+    if len(times) < length:
+        return np.empty(0, np.int64)
+    linked = (np.diff(times) == step) & allowed_N[1:] & allowed_N[:-1]
+    run = np.concatenate([[0], np.cumsum(linked)])
+    starts = np.arange(len(times) - length + 1)
+    whole = (run[starts + length - 1] - run[starts] == length - 1) & allowed_N[starts]
+    return starts[whole] + input_steps - 1
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows of one kind (training, validation, ...) over one target region and its upstream regions.
+
+    Attributes:
+        target: the region to forecast.
+        upstream: regions that are read only.
+        times: the N times of every source.
+        step: time step.
+        init_indices: index of the last input time of each window.
+        input_steps: T.
+        lead_steps: L; windows without observed leads (a forecast of the future) have `with_targets` False.
+        target_indices: the D target channels among the target region's C.
+        target_mask_indices: for each target its mask among the M, -1 without gaps.
+        with_targets: whether y and valid are gathered.
+    """
+
+    target: Source
+    upstream: tuple[Source, ...]
+    times: np.ndarray
+    step: np.timedelta64
+    init_indices: np.ndarray
+    input_steps: int
+    lead_steps: int
+    target_indices: Sequence[int]
+    target_mask_indices: Sequence[int]
+    with_targets: bool = True
+
+    def __len__(self) -> int:
+        return len(self.init_indices)
+
+    def gather(self, windows: Sequence[int] | np.ndarray) -> Batch:
+        """The batch of the given window numbers."""
+        init_B = self.init_indices[np.asarray(windows)]
+        past_BT = init_B[:, None] + np.arange(1 - self.input_steps, 1)
+        offsets_S = np.arange(1 - self.input_steps, self.lead_steps + 1)
+        times_BS = self.times[init_B][:, None] + offsets_S * self.step
+        y, valid = self._targets(init_B)
+        return Batch(
+            x_BTCHW=_fields(self.target, past_BT),
+            forcing_BSFHW=self.target.forcings.at(times_BS),
+            upstream=tuple(
+                np.concatenate([_fields(source, past_BT), source.forcings.at(times_BS[:, : self.input_steps])], axis=2)
+                for source in self.upstream
+            ),
+            y_BLDHW=y,
+            valid_BLDHW=valid,
+        )
+
+    def _targets(self, init_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = self.target.values_NCHW.shape[2:]
+        leads = self.lead_steps if self.with_targets else 0
+        if not leads:
+            empty = np.empty((len(init_B), 0, len(self.target_indices), height, width), np.float32)
+            return empty, empty
+        future_BL = init_B[:, None] + np.arange(1, leads + 1)
+        y_BLDHW = self.target.values_NCHW[future_BL][:, :, list(self.target_indices)]
+        valid_BLDHW = np.ones_like(y_BLDHW)
+        for index, mask in enumerate(self.target_mask_indices):
+            if mask >= 0:
+                valid_BLDHW[:, :, index] = self.target.observed_NMHW[future_BL, mask]
+        return y_BLDHW, valid_BLDHW
+
+
+def _fields(source: Source, at_BT: np.ndarray) -> np.ndarray:
+    """Values and masks at the given time indices, [B, T, C + M, H, W]."""
+    values = source.values_NCHW[at_BT]
+    if source.observed_NMHW.shape[1] == 0:
+        return values
+    return np.concatenate([values, source.observed_NMHW[at_BT].astype(np.float32)], axis=2)

@@ -1,0 +1,124 @@
+"""Forecast files: labelled fields in physical units, CF NetCDF or Zarr.
+
+Shapes: N init times, L lead times, D target channels, H lat, W lon.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx import __version__
+from convlstm_wx.data.inputs import DataSpec
+from convlstm_wx.errors import ConfigError
+from convlstm_wx.files import make_folder, replacing
+
+CONVENTIONS = "CF-1.11"
+EPOCH = "hours since 1970-01-01"
+WB2_NAMES = {"init_time": "time", "lead_time": "prediction_timedelta", "lat": "latitude", "lon": "longitude"}
+
+
+def to_dataset(spec: DataSpec, init_times: np.ndarray, fields_NLDHW: np.ndarray) -> xr.Dataset:
+    """Normalised fields as a labelled dataset in the file's own units.
+
+    Returns:
+        Variables under their own names with dimensions init_time, lead_time (timedelta, the first is one step),
+        [level,] lat, lon; coordinate valid_time (init_time, lead_time). Points never observed in training are NaN.
+    """
+    init_times = init_times.astype("datetime64[ns]")
+    leads = np.arange(1, fields_NLDHW.shape[1] + 1) * spec.step.astype("timedelta64[ns]")
+    valid_times = init_times[:, None] + leads
+    statistics = spec.target.statistics.select(spec.targets)
+    values = np.stack([statistics.to_physical(f, t) for f, t in zip(fields_NLDHW, valid_times)])
+    grid = spec.target.grid
+    coords = {
+        "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time", "long_name": "init time"}),
+        "lead_time": ("lead_time", leads, {"standard_name": "forecast_period", "long_name": "lead time"}),
+        "valid_time": (("init_time", "lead_time"), valid_times, {"standard_name": "time", "long_name": "valid time"}),
+        "lat": ("lat", np.asarray(grid.lat), {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        "lon": ("lon", np.asarray(grid.lon), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    }
+    dataset = xr.merge([_variable(spec, name, values) for name in dict.fromkeys(c.variable for c in spec.targets)])
+    dataset = dataset.assign_coords(coords)
+    if spec.lat_descending:
+        dataset = dataset.isel(lat=slice(None, None, -1))
+    dataset.attrs = {
+        "Conventions": CONVENTIONS,
+        "title": "Regional weather forecast by a ConvLSTM encoder-forecaster",
+        "source": f"convlstm_wx {__version__}, trained on {spec.source}",
+    }
+    return dataset
+
+
+def _variable(spec: DataSpec, name: str, values_NLDHW: np.ndarray) -> xr.Dataset:
+    """One variable, its levels stacked along `level` where it has any."""
+    at = [index for index, channel in enumerate(spec.targets) if channel.variable == name]
+    levels = [spec.targets[index].level for index in at]
+    attributes = dict(spec.attributes[name])
+    if levels[0] is None:
+        field = xr.DataArray(values_NLDHW[:, :, at[0]], dims=("init_time", "lead_time", "lat", "lon"))
+    else:
+        field = xr.DataArray(
+            values_NLDHW[:, :, at], dims=("init_time", "lead_time", "level", "lat", "lon"), coords={"level": levels}
+        )
+        level_attributes = {"standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"}
+        field["level"].attrs.update(level_attributes)
+    return field.assign_attrs(attributes).to_dataset(name=name)
+
+
+def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> None:
+    """Write a forecast to .nc or .zarr, whole or not at all.
+
+    Args:
+        dataset: from :func:`to_dataset`.
+        path: its ending decides the format.
+        layout: 'cf', or 'wb2' for WeatherBench 2's dimension names.
+
+    Raises:
+        ConfigError: for another ending, a folder that cannot be written, or Zarr without the zarr package.
+    """
+    check_output(path)
+    encoding: dict[str, dict[str, object]] = {
+        "init_time": {"units": EPOCH, "dtype": "int64"},
+        "valid_time": {"units": EPOCH, "dtype": "int64"},
+    }
+    if layout == "wb2":
+        dataset = dataset.rename(WB2_NAMES).drop_vars("valid_time")
+        encoding = {"time": encoding["init_time"]}
+    for name in dataset.coords:
+        if np.issubdtype(dataset[name].dtype, np.datetime64) and _has_minutes(dataset[name].values):
+            encoding[str(name)]["units"] = EPOCH.replace("hours", "seconds")
+    lead_name = "prediction_timedelta" if layout == "wb2" else "lead_time"
+    encoding[lead_name] = {"units": "seconds" if _has_minutes(dataset[lead_name].values) else "hours", "dtype": "int64"}
+    encoding |= {
+        str(name): {"_FillValue": None}
+        for name in ("lat", "lon", "latitude", "longitude", "level")
+        if name in dataset.coords
+    }
+    with replacing(path) as temporary:
+        if path.suffix == ".zarr":
+            dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
+        else:
+            compression = {"zlib": True, "complevel": 1, "shuffle": True, "_FillValue": np.float32(np.nan)}
+            dataset.to_netcdf(temporary, encoding=encoding | {str(name): compression for name in dataset.data_vars})
+
+
+def check_output(path: Path) -> None:
+    """Refuse what could not be written, before hours are spent on it.
+
+    Raises:
+        ConfigError: for an unknown ending, a missing package or a folder that cannot be written.
+    """
+    if path.suffix not in (".nc", ".zarr"):
+        raise ConfigError(f"--output {path}: must end in .nc or .zarr")
+    if path.suffix == ".zarr":
+        try:
+            import zarr  # noqa: F401 - an optional package, asked for only here
+        except ImportError as error:
+            raise ConfigError(f"--output {path}: needs the zarr package: pip install 'convlstm_wx[zarr]'") from error
+    make_folder(path.parent)
+
+
+def _has_minutes(times: np.ndarray) -> bool:
+    """Whether whole hours do not describe the times exactly."""
+    return bool((times.astype("int64") % (3600 * 10**9)).any())

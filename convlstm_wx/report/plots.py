@@ -1,0 +1,214 @@
+"""Figures of an evaluation: errors by lead time, a case, where it is biased, how the loss fell.
+
+Each function draws one figure with matplotlib's object interface (no global state, no display) and returns the path it
+wrote. Colours are safe for colour-blind readers; truth and forecast always share one scale, errors are centred on 0.
+"""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from convlstm_wx.conventions import Channel
+from convlstm_wx.data.regions import area_weights
+from convlstm_wx.report.maps import Band, Look, around_zero, draw_maps
+
+DPI = 130
+COLUMNS = 4  # lead times on a page of maps
+# Okabe and Ito's palette, with line styles and markers that tell the systems apart without colour.
+STYLES: dict[str, dict[str, Any]] = {
+    "model": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 2.2},
+    "persistence": {"color": "#D55E00", "linestyle": "--", "marker": "s", "linewidth": 1.6},
+    "climatology": {"color": "#555555", "linestyle": ":", "marker": "^", "linewidth": 1.6},
+}
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "train_loss": {"color": "#D55E00", "linestyle": "--"},
+    "validation_loss": {"color": "#0072B2"},
+    "persistence_loss": {"color": "#555555", "linestyle": ":"},
+}
+
+
+def draw_all(
+    folder: Path, forecast: xr.Dataset, truth: xr.Dataset, scores: xr.Dataset, history: Path | None = None
+) -> dict[str, Path]:
+    """Every figure of an evaluation, into a folder that exists: caption -> path, in the order of a page."""
+    figures = {"Error by lead time, with the confidence band of the model": rmse_by_lead(scores, folder / "rmse.png")}
+    init_time = choose_case(scores)
+    for name in map(str, scores["channel"].values):
+        caption = f"{name}: a typical forecast (its error is the median), from {_clock(init_time)}"
+        path = folder / f"case_{_file_name(name)}.png"
+        figures[caption] = case(forecast, truth, init_time, Channel.parse(name), path)
+    figures["Mean error by place: where the forecasts are too high or too low"] = bias_map(scores, folder / "bias.png")
+    if history is not None and history.exists():
+        figures["Loss in training"] = loss_curve(history, folder / "loss.png")
+    return figures
+
+
+def choose_case(scores: xr.Dataset) -> np.datetime64:
+    """The init time whose error at the middle lead time is the median: a typical forecast, not the best one."""
+    mse = scores["mse_by_init"].sel(system="model").isel(lead_time=(scores.sizes["lead_time"] - 1) // 2)
+    error = (mse / mse.mean("init_time")).mean("channel", skipna=False).values
+    if np.isnan(error).all():  # no init time has all channels
+        error = (mse / mse.mean("init_time")).mean("channel").values
+    ranked = np.argsort(error)[: np.isfinite(error).sum()]
+    return scores["init_time"].values[ranked[(ranked.size - 1) // 2]]
+
+
+def rmse_by_lead(scores: xr.Dataset, path: Path) -> Path:
+    """RMSE against lead time, a panel per channel: the model with its confidence band, and its rivals."""
+    channels = list(map(str, scores["channel"].values))
+    n_columns = min(len(channels), 3)
+    n_rows = -(-len(channels) // n_columns)
+    figure = Figure(figsize=(1.2 + 3.6 * n_columns, 0.7 + 2.9 * n_rows), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel, name in zip(panels, channels):
+        _rmse_panel(panel, scores.sel(channel=name))
+    for panel in panels[len(channels) :]:
+        panel.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return _save(figure, path)
+
+
+def _rmse_panel(panel: Axes, scores: xr.Dataset) -> None:
+    hours, model = scores["lead_hours"].values, scores.sel(system="model")
+    look = Look.of(Channel.parse(str(scores["channel"].item())), {"units": scores["units"].item()})
+    band = f"{scores.attrs['confidence']:.0%} interval of the model"
+    panel.fill_between(hours, model["rmse_low"], model["rmse_high"], color="#0072B2", alpha=0.18, lw=0, label=band)
+    for system, style in STYLES.items():
+        panel.plot(hours, scores["rmse"].sel(system=system), label=system, markersize=4.5, **style)
+    panel.set_title(look.title, fontsize=11)
+    panel.set_xlabel("lead time (h)")
+    panel.set_ylabel(f"RMSE ({look.units})")
+    panel.set_ylim(bottom=0)
+    # Hours are read in sixths and halves of a day.
+    steps = [1, 2, 3, 4, 6, 10] if hours[-1] < 24 else [1.2, 2.4, 4.8, 6, 10]
+    panel.xaxis.set_major_locator(MaxNLocator(6, steps=steps))
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def loss_curve(history: Path, path: Path) -> Path:
+    """Training and validation loss by epoch, the best epoch marked, and the learning rate below."""
+    with history.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, style in LOSSES.items():
+        if name in column:
+            upper.plot(column["epoch"], column[name], label=name.removesuffix("_loss"), marker=".", **style)
+    if np.isfinite(column["validation_loss"]).any():
+        best = int(np.nanargmin(column["validation_loss"]))
+        at = column["epoch"][best], column["validation_loss"][best]
+        upper.plot(*at, "o", color="#0072B2", markersize=10, fillstyle="none", label=f"best: epoch {at[0]:g}")
+    upper.set_ylabel("loss")
+    upper.legend(frameon=False)
+    lower.plot(column["epoch"], column["learning_rate"], color="#555555", marker=".")
+    lower.set_ylabel("learning rate")
+    lower.set_xlabel("epoch")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in (upper, lower):
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def case(forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel, path: Path) -> Path:
+    """One forecast of one channel: maps of truth, forecast and error at up to four lead times."""
+    given, observed = _fields(forecast, truth, init_time, channel)
+    look = Look.of(channel, given.attrs)
+    error = given.values - observed.values
+    notes = [f"RMSE {_rmse(field, area_weights(given['lat'].values))}" for field in error]
+    bands = [
+        _beside(given, observed, look),
+        Band(
+            {"error": error},
+            around_zero(error),
+            look.error_colormap,
+            f"forecast - truth ({look.units})",
+            look.is_rain,
+            notes,
+        ),
+    ]
+    return _save(draw_maps(f"{look.title}, forecast from {_clock(init_time)}", bands, _lead_titles(given), given), path)
+
+
+def forecast_beside_truth(
+    forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel, path: Path
+) -> Path:
+    """A wide picture: the truth above the forecast at up to four lead times, on one scale."""
+    given, observed = _fields(forecast, truth, init_time, channel)
+    look = Look.of(channel, given.attrs)
+    title = f"{look.title}, forecast from {_clock(init_time)}"
+    return _save(draw_maps(title, [_beside(given, observed, look)], _lead_titles(given), given), path)
+
+
+def _beside(given: xr.DataArray, observed: xr.DataArray, look: Look) -> Band:
+    fields = {"truth": observed.values, "forecast": given.values}
+    return Band(fields, look.levels(observed.values, given.values), look.colormap, look.units, look.is_rain)
+
+
+def bias_map(scores: xr.Dataset, path: Path) -> Path:
+    """Mean error of the model at each grid point, a row per channel, at up to four lead times."""
+    shown = scores.isel(lead_time=_spread(scores.sizes["lead_time"]))
+    bias = shown["bias_map"].sel(system="model")
+    bands = []
+    for name, units in zip(map(str, shown["channel"].values), map(str, shown["units"].values)):
+        look = Look.of(Channel.parse(name), {"units": units})
+        field = bias.sel(channel=name).values
+        bands.append(Band({name: field}, around_zero(field), look.error_colormap, look.units, look.is_rain))
+    titles = [f"+{hours:g} h" for hours in shown["lead_hours"].values]
+    return _save(draw_maps("Mean error (forecast - truth)", bands, titles, bias), path)
+
+
+def _fields(
+    forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Forecast and truth [lead_time, lat, lon] at up to four lead times; missing where the truth has no such time."""
+    given, observed = forecast[channel.variable].sel(init_time=init_time), truth[channel.variable]
+    if channel.level is not None:
+        given, observed = given.sel(level=channel.level), observed.sel(level=channel.level)
+    given = given.isel(lead_time=_spread(given.sizes["lead_time"])).load()
+    west = float(observed["lon"][0])
+    lon = (given["lon"] - west + 1e-3) % 360 - 1e-3 + west  # the truth may count longitudes from elsewhere
+    observed = observed.sel(lat=given["lat"], lon=lon.values, method="nearest", tolerance=1e-3)
+    return given, observed.reindex(time=init_time + given["lead_time"].values).load()
+
+
+def _spread(n: int) -> np.ndarray:
+    """Up to four places out of n, the first and the last included."""
+    return np.unique(np.linspace(0, n - 1, min(n, COLUMNS)).round().astype(int))
+
+
+def _lead_titles(given: xr.DataArray) -> list[str]:
+    leads, init_time = given["lead_time"].values, given["init_time"].values
+    return [f"+{lead / np.timedelta64(1, 'h'):g} h\n{_clock(init_time + lead)}" for lead in leads]
+
+
+def _rmse(error: np.ndarray, weights: np.ndarray) -> str:
+    """Area-weighted RMSE over the valid points, to three digits."""
+    valid = np.isfinite(error)
+    by_point = np.broadcast_to(weights[:, None], error.shape)[valid]
+    value = np.sqrt(np.average(error[valid] ** 2, weights=by_point)) if valid.any() else np.nan
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def _clock(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[m]")).replace("T", " ") + " UTC"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+    return path

@@ -1,0 +1,130 @@
+"""Who is compared with what: a forecast, its truth and its rivals on the same grid, times and points.
+
+Nothing larger than one block of init times of one channel is in memory at once, so an archive of forecasts of any
+length can be scored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx.conventions import Channel, normalise_units
+from convlstm_wx.errors import DataError
+from convlstm_wx.verification.baselines import Climatology, read
+
+SYSTEMS = ("model", "persistence", "climatology")
+BLOCK_BYTES = 64e6  # of one channel's forecast, as stored; a lead time of it is worked on in float64
+DEGREES_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Fields of one lead time and one block of init times, NaN where a point does not count.
+
+    systems: (system, init_time, lat, lon); truth: (init_time, lat, lon), at the valid times; lost: number of points
+    per init time where the truth is valid but the forecast is not.
+    """
+
+    systems: xr.DataArray
+    truth: xr.DataArray
+    lost: xr.DataArray
+
+
+def channels_of(forecast: xr.Dataset) -> list[Channel]:
+    """The channels of a forecast: each variable, level by level."""
+    channels: list[Channel] = []
+    for name, variable in forecast.data_vars.items():
+        levels = forecast["level"].values if "level" in variable.dims else [None]
+        channels += [Channel(str(name), None if level is None else float(level)) for level in levels]
+    return channels
+
+
+def fields_of(dataset: xr.Dataset, channel: Channel) -> xr.DataArray:
+    """The variable of a channel, at its level, with the coordinates of its dims alone."""
+    fields = dataset[channel.variable].reset_coords(drop=True)
+    return fields if channel.level is None else fields.sel(level=channel.level, drop=True)
+
+
+def pairs_of(fields: xr.DataArray, observed: xr.DataArray, climatology: Climatology) -> Iterator[Pairs]:
+    """All pairs of one channel: block of init times by block, and within a block lead time by lead time.
+
+    Args:
+        fields: forecast (init_time, lead_time, lat, lon); observed: truth (time, lat, lon) on the same grid.
+    """
+    n_blocks = max(int(np.ceil(fields.nbytes / BLOCK_BYTES)), 1)
+    for places in np.array_split(np.arange(fields.sizes["init_time"]), n_blocks):
+        block = fields.isel(init_time=places).load()
+        inits = block["init_time"].values
+        # Neighbouring init times verify at the same times: read each time once.
+        times = np.unique(np.concatenate([inits, np.add.outer(inits, block["lead_time"].values).ravel()]))
+        truth = read(observed, times)
+        start = truth[np.searchsorted(times, inits)]
+        for lead, forecast in zip(block["lead_time"].values, block.transpose("lead_time", ...)):
+            verifying = truth[np.searchsorted(times, inits + lead)]
+            yield _on_common_points(forecast, verifying, start, climatology.at(inits + lead))
+
+
+def _on_common_points(forecast: xr.DataArray, verifying: np.ndarray, start: np.ndarray, usual: np.ndarray) -> Pairs:
+    """Every system loses the points that any one of them, or the truth, lacks."""
+    arrays = np.stack([forecast.values, start, usual, verifying]).astype(float)
+    finite = np.isfinite(arrays)
+    arrays[:, ~finite.all(axis=0)] = np.nan
+    systems = xr.concat([forecast.copy(data=array) for array in arrays[:-1]], xr.Variable("system", list(SYSTEMS)))
+    lost = forecast.copy(data=finite[-1] & ~finite[0]).sum(("lat", "lon"))
+    return Pairs(systems, forecast.copy(data=arrays[-1]), lost)
+
+
+def match_truth(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
+    """The truth on the forecast's variables, levels and grid points, with the forecast's own lat and lon.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    for name, variable in forecast.data_vars.items():
+        extra = set(variable.dims) - {"init_time", "lead_time", "level", "lat", "lon"}
+        if extra:
+            raise DataError(f"forecast: {name} has dimension {', '.join(map(str, extra))}; score one of it at a time.")
+        if name not in truth:
+            raise DataError(f"truth: no variable {name} to score against; it has {', '.join(map(str, truth))}.")
+        ours, theirs = (normalise_units(str(data[name].attrs.get("units", "1"))) for data in (forecast, truth))
+        if ours != theirs:
+            raise DataError(f"{name}: the forecast is in {ours}, the truth in {theirs}; bring both to the same units.")
+    truth = truth[list(forecast.data_vars)]
+    if "level" in forecast.dims:
+        truth = truth.sel(level=_common_levels(forecast, truth))
+    places = {axis: _places(forecast, truth, axis) for axis in ("lat", "lon")}
+    return truth.isel(places).assign_coords({axis: forecast[axis] for axis in places})
+
+
+def _common_levels(forecast: xr.Dataset, truth: xr.Dataset) -> np.ndarray:
+    offered = truth["level"].values if "level" in truth.dims else np.array([])
+    missing = np.setdiff1d(forecast["level"].values, offered)
+    if missing.size:
+        raise DataError(
+            f"truth: no level {', '.join(f'{level:g}' for level in missing)} hPa to score against; "
+            f"it has {', '.join(f'{level:g}' for level in offered) or 'none'}."
+        )
+    return forecast["level"].values
+
+
+def _places(forecast: xr.Dataset, truth: xr.Dataset, axis: str) -> np.ndarray:
+    """Where the forecast's grid points lie on an axis of the truth; longitudes are compared around the circle."""
+    wanted, offered = forecast[axis].values.astype(float), truth[axis].values.astype(float)
+    origin = offered[0] - DEGREES_TOLERANCE
+    compared = (wanted - origin) % 360.0 + origin if axis == "lon" else wanted
+    index = truth.get_index(axis).astype(float)
+    places = index.get_indexer(compared, method="nearest", tolerance=DEGREES_TOLERANCE)
+    if (places < 0).any():
+        missing = wanted[places < 0]
+        raise DataError(
+            f"truth: {missing.size} of the forecast's {wanted.size} {axis} values are not on its grid (first: "
+            f"{missing[0]:g}); forecast {_extent(wanted)}, truth {_extent(offered)}. Score against data on that grid."
+        )
+    return places
+
+
+def _extent(axis: np.ndarray) -> str:
+    step = f" by {np.median(np.diff(axis)):g}" if axis.size > 1 else ""
+    return f"{axis[0]:g} to {axis[-1]:g}{step}"

@@ -1,0 +1,84 @@
+"""Plain sentences from differences with intervals: "t850 beats persistence at every lead time"."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+# Outcome at one lead time, and how a sentence says it, in the order of the sentence. The first three were tested.
+CLAUSES = {
+    "better": "beats",
+    "same": "shows no significant difference from",
+    "worse": "is worse than",
+    "smaller": "has a smaller error than",
+    "larger": "has a larger error than",
+}
+
+
+def outcomes(against: xr.Dataset) -> dict[str, list[str | None]]:
+    """Outcomes per reference, by lead time, from mse_difference, _low and _high [reference, lead_time]."""
+    figures = [against[f"mse_difference{part}"].transpose("reference", ...).values for part in ("", "_low", "_high")]
+    names = map(str, against["reference"].values)
+    return {name: [_outcome(*limits) for limits in zip(*rows)] for name, *rows in zip(names, *figures)}
+
+
+def _outcome(difference: float, low: float, high: float) -> str | None:
+    """What an MSE difference (ours minus the reference) and its interval say; None if there is no difference at all.
+
+    A difference counts if its interval leaves out zero. Without an interval only its sign is told.
+    """
+    if np.isnan(difference):
+        return None
+    if np.isnan(low) or np.isnan(high):
+        return "smaller" if difference < 0 else "larger"
+    return "better" if high < 0 else "worse" if low > 0 else "same"
+
+
+def sentence(subject: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:
+    """One sentence from the outcomes per reference and lead time.
+
+    "t850 beats persistence at every lead time and climatology until +72 h, and is worse than climatology after +72 h."
+    """
+    clauses = [clause for word in CLAUSES if (clause := _clause(word, found, hours))]
+    if not clauses:
+        return f"{subject} has nothing to score."
+    untested = {"smaller", "larger"} & {word for row in found.values() for word in row}
+    reserve = " (errors untested: too few independent init times)" if untested else ""
+    return f"{subject} {join(clauses)}{reserve}."
+
+
+def join(parts: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+
+
+def _clause(word: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:
+    """ "beats persistence at every lead time and climatology until +72 h"; empty if the outcome never occurs."""
+    when = {reference: _when(word, row, hours) for reference, row in found.items() if word in row}
+    if not when:
+        return ""
+    if len(set(when.values())) == 1:
+        return f"{CLAUSES[word]} {join(list(when))} {next(iter(when.values()))}"
+    return f"{CLAUSES[word]} {join([f'{reference} {text}' for reference, text in when.items()])}"
+
+
+def _when(word: str, row: Sequence[str | None], hours: np.ndarray) -> str:
+    """The lead times with this outcome: "at every lead time", "until +72 h", "at +24 h and after +96 h"."""
+    runs = [list(places) for _, places in itertools.groupby(range(len(row)), key=lambda place: row[place])]
+    return join([_span(run[0], run[-1], len(row) - 1, hours) for run in runs if row[run[0]] == word])
+
+
+def _span(first: int, final: int, last: int, hours: np.ndarray) -> str:
+    if first == final:
+        return f"at {lead_label(hours[first])}"
+    if first == 0:
+        return "at every lead time" if final == last else f"until {lead_label(hours[final])}"
+    if final == last:
+        return f"after {lead_label(hours[first - 1])}"
+    return f"between {lead_label(hours[first])} and {lead_label(hours[final])}"
+
+
+def lead_label(hours: float) -> str:
+    """ "+24 h"."""
+    return f"+{hours:g} h"

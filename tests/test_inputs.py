@@ -1,0 +1,175 @@
+"""From a file to arrays: no leak, no surprise, and the same again from a checkpoint's description."""
+
+import numpy as np
+import pytest
+
+from convlstm_wx.config import TrainConfig
+from convlstm_wx.data.inputs import DataSpec, open_sources, prepare_training
+from convlstm_wx.data.reading import open_dataset
+from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
+from convlstm_wx.errors import CheckpointError, ConfigError, DataError
+from tests.region_files import region, write
+
+
+def config(path, **changes) -> TrainConfig:
+    return TrainConfig(data=(str(path),), input_steps=3, lead_steps=2, **changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(region(levels=(850, 500)), tmp_path / "region.nc")
+
+
+def test_all_variables_and_levels_become_channels(path):
+    inputs = prepare_training(config(path))
+    assert [c.name for c in inputs.spec.channels] == ["t2m", "tp", "z@850hPa", "z@500hPa"]
+    assert inputs.spec.targets == inputs.spec.channels
+    assert inputs.sources.target.values_NCHW.shape == (420, 4, 7, 9)
+    assert inputs.sources.target.values_NCHW.dtype == np.float32
+
+
+def test_variables_levels_and_targets_are_chosen(path):
+    inputs = prepare_training(config(path, variables=("z", "t2m"), levels=(500.0,), target_variables=("z@500hPa",)))
+    assert [c.name for c in inputs.spec.channels] == ["z@500hPa", "t2m"]
+    assert inputs.spec.target_indices == [0]
+
+
+def test_fields_are_normalised_exactly_once(path):
+    inputs = prepare_training(config(path))
+    training = inputs.sources.target.values_NCHW[inputs.roles_N == TRAIN]
+    np.testing.assert_allclose(training.std(axis=(0, 2, 3)), 1, atol=0.02)
+
+
+def test_windows_of_a_split_hold_no_time_of_another(path):
+    inputs = prepare_training(config(path))
+    seen = {}
+    for role in (TRAIN, VALIDATION, HELD_OUT):
+        windows = inputs.windows(role)
+        assert len(windows) > 0
+        at = windows.init_indices[:, None] + np.arange(-2, 3)
+        seen[role] = set(at.ravel().tolist())
+        assert (inputs.roles_N[at] == role).all()
+    assert not seen[TRAIN] & seen[VALIDATION]
+    assert not seen[TRAIN] & seen[HELD_OUT]
+
+
+def test_nothing_that_training_sees_moves_when_held_out_values_change(path, tmp_path):
+    before = prepare_training(config(path))
+    dataset = region(levels=(850, 500))
+    later = before.roles_N != TRAIN
+    dataset["t2m"][later] = dataset["t2m"][later] + 1000
+    dataset["z"][later] = 7
+    after = prepare_training(config(write(dataset, tmp_path / "changed.nc")))
+    np.testing.assert_array_equal(after.roles_N, before.roles_N)
+    everything = np.arange(len(before.windows(TRAIN)))
+    a, b = before.windows(TRAIN).gather(everything), after.windows(TRAIN).gather(everything)
+    np.testing.assert_array_equal(a.x_BTCHW, b.x_BTCHW)
+    np.testing.assert_array_equal(a.y_BLDHW, b.y_BLDHW)
+
+
+def test_missing_values_become_zero_beside_a_mask(tmp_path):
+    dataset = region()
+    dataset["t2m"][:, 0, 0] = np.nan
+    dataset["t2m"][5, 2, 2] = np.nan
+    inputs = prepare_training(config(write(dataset, tmp_path / "gaps.nc")))
+    source = inputs.sources.target
+    assert np.isfinite(source.values_NCHW).all()
+    assert source.observed_NMHW.shape == (420, 1, 7, 9)
+    assert not source.observed_NMHW[:, 0, -1, 0].any()  # the file's first row is the northernmost
+    assert not source.observed_NMHW[5, 0, 4, 2]
+    assert inputs.spec.target_mask_indices == [0, -1]
+
+
+def test_a_time_that_lost_a_variable_is_in_no_window(tmp_path):
+    dataset = region()
+    dataset["tp"][100] = np.nan
+    inputs = prepare_training(config(write(dataset, tmp_path / "hole.nc")))
+    at = inputs.windows(TRAIN).init_indices[:, None] + np.arange(-2, 3)
+    assert 100 not in at
+    assert 101 in at
+
+
+def test_a_gap_that_begins_after_training_makes_its_times_incomplete(tmp_path):
+    dataset = region()
+    dataset["t2m"][400, 3, 3] = np.nan  # training had none: there is no mask channel for it
+    inputs = prepare_training(config(write(dataset, tmp_path / "late.nc")))
+    assert not inputs.sources.complete_N[400]
+    assert inputs.sources.complete_N.sum() == 419
+
+
+def test_a_static_field_becomes_a_forcing(tmp_path):
+    dataset = region()
+    dataset["orography"] = (("lat", "lon"), np.arange(63.0).reshape(7, 9), {"units": "m"})
+    inputs = prepare_training(config(write(dataset, tmp_path / "static.nc")))
+    assert inputs.spec.target.static_channels == 1
+    last = inputs.sources.target.forcings.at(inputs.sources.times[:1])[0, -1]
+    assert last[-1, 0] == last.min()
+
+
+def test_an_upstream_region_is_read_on_its_own_grid(path):
+    boxes = {"target_region": (48.0, 60.0, 0.0, 6.0), "upstream_region": ((50.0, 60.0, -10.0, -2.0),)}
+    inputs = prepare_training(config(path, include_upstream=True, **boxes))
+    assert inputs.sources.target.values_NCHW.shape[2:] == (7, 4)
+    assert inputs.sources.upstream[0].values_NCHW.shape[2:] == (6, 5)
+    (upstream,) = inputs.windows(TRAIN).gather([0, 1]).upstream
+    spec = inputs.spec.upstream[0]
+    assert upstream.shape == (2, 3, spec.input_channels + spec.forcing_channels, 6, 5)
+
+
+def test_without_a_box_the_windward_side_is_taken_and_said(path):
+    inputs = prepare_training(config(path, include_upstream=True, target_region=(48.0, 60.0, 0.0, 6.0)))
+    assert inputs.spec.upstream[0].grid.lon == (-10, -8, -6, -4, -2)
+    assert any("upstream region" in line and "west" in line for line in inputs.account)
+
+
+def test_data_beyond_the_budget_goes_to_a_file_and_reads_the_same(path, tmp_path):
+    inside = prepare_training(config(path)).windows(TRAIN).gather([0, 7])
+    mapped = prepare_training(config(path, memory_budget=1e-6), cache_folder=tmp_path)
+    assert isinstance(mapped.sources.target.values_NCHW, np.memmap)
+    np.testing.assert_array_equal(mapped.windows(TRAIN).gather([0, 7]).x_BTCHW, inside.x_BTCHW)
+    assert [p.name for p in tmp_path.iterdir()] == ["region.nc"]
+
+
+def test_the_description_gives_the_same_arrays_again(path):
+    inputs = prepare_training(config(path))
+    spec = DataSpec.from_dict(inputs.spec.to_dict())
+    assert spec.split == inputs.spec.split
+    dataset = open_dataset([path])
+    assert spec.differences(dataset) == []
+    sources = open_sources(spec, dataset)
+    np.testing.assert_array_equal(sources.target.values_NCHW, inputs.sources.target.values_NCHW)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.drop_vars("tp"), "no variable 'tp'"),
+        (lambda d: d.assign(t2m=d["t2m"].assign_attrs(units="degC")), "'t2m' is in degC instead of K"),
+        (lambda d: d.isel(level=[0]), "no level 500 hPa"),
+        (lambda d: d.isel(time=slice(0, 40, 2)), "time step 2 d instead of 1 d"),
+        (lambda d: d.isel(lon=slice(1, None)), "lon"),
+        (lambda d: d.assign_coords(lat=d["lat"] + 1), "lat"),
+    ],
+)
+def test_data_that_differ_are_refused_naming_the_difference(path, tmp_path, change, message):
+    spec = prepare_training(config(path)).spec
+    other = write(change(region(levels=(850, 500))), tmp_path / "other.nc")
+    with pytest.raises(CheckpointError) as error:
+        spec.check(open_dataset([other]))
+    assert "does not fit the checkpoint" in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"variables": ("rain",)}, ConfigError, "no variable rain; the file has t2m, tp, z"),
+        ({"levels": (700.0,)}, ConfigError, "no level 700 hPa; the file has 850, 500"),
+        ({"target_variables": ("u",)}, ConfigError, "--target-variables u: not among the inputs t2m"),
+        ({"target_region": (0.0, 10.0, 0.0, 10.0)}, DataError, "48"),
+    ],
+)
+def test_a_wrong_choice_is_answered_with_what_there_is(path, changes, kind, message):
+    with pytest.raises(kind) as error:
+        prepare_training(config(path, **changes))
+    assert message in str(error.value)

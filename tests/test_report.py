@@ -1,0 +1,226 @@
+"""Figures and the page: every file is there, says what it should, and shows the typical case rather than the best."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.image import imread
+
+from convlstm_wx.conventions import Channel
+from convlstm_wx.errors import ConfigError
+from convlstm_wx.report import plots
+from convlstm_wx.report.maps import Look, around_zero, pretty_units
+from convlstm_wx.report.page import write_page
+from convlstm_wx.verification.evaluate import evaluate, verdicts
+
+DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
+HISTORY = "epoch,train_loss,validation_loss,learning_rate\n1,0.9,0.8,0.001\n2,0.5,0.6,0.0005\n3,0.4,0.7,0.0001\n"
+
+
+@pytest.fixture(scope="module")
+def truth() -> xr.Dataset:
+    """Two years of daily weather; rain is missing in a corner."""
+    generator = np.random.default_rng(0)
+    at = np.datetime64("2000-01-01", "ns") + np.arange(730) * DAY
+    t = 280 + generator.standard_normal((730, 2, 12, 14))
+    rain = generator.gamma(0.3, 5, (730, 12, 14))
+    rain[:, :3, :3] = np.nan
+    return xr.Dataset(
+        {
+            "t": (("time", "level", "lat", "lon"), t, {"units": "K"}),
+            "tp": (("time", "lat", "lon"), rain, {"units": "mm"}),
+        },
+        {"time": at, "level": [500.0, 850.0], "lat": np.linspace(30, 52, 12), "lon": np.linspace(-10, 16, 14)},
+    )
+
+
+@pytest.fixture(scope="module")
+def forecast(truth) -> xr.Dataset:
+    inits, leads = truth["time"].values[600:700], np.arange(1, 7) * DAY
+    valid = xr.DataArray(np.add.outer(inits, leads), dims=("init_time", "lead_time"))
+    given = truth.sel(time=valid).drop_vars("time") + 0.5
+    given["t"].attrs, given["tp"].attrs = truth["t"].attrs, truth["tp"].attrs
+    return given.assign_coords(init_time=inits, lead_time=leads)
+
+
+@pytest.fixture(scope="module")
+def scored(forecast, truth) -> xr.Dataset:
+    return evaluate(forecast, truth, truth["time"].values[:550])
+
+
+@pytest.fixture(scope="module")
+def figures(forecast, truth, scored, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("figures")
+    (folder / "history.csv").write_text(HISTORY)
+    return plots.draw_all(folder, forecast, truth, scored, folder / "history.csv")
+
+
+def test_every_channel_gets_its_figures_and_each_is_a_picture(figures):
+    names = [path.name for path in figures.values()]
+    assert names == ["rmse.png", "case_t_500hPa.png", "case_t_850hPa.png", "case_tp.png", "bias.png", "loss.png"]
+    for path in figures.values():
+        picture = imread(path)
+        assert min(picture.shape[:2]) > 300
+        assert picture[..., :3].std() > 0.02  # not blank
+
+
+def test_without_a_history_there_is_no_loss_curve(forecast, truth, scored, tmp_path):
+    one = scored.isel(channel=[2])
+    assert "Loss in training" not in plots.draw_all(tmp_path, forecast, truth, one, tmp_path / "history.csv")
+
+
+def test_the_case_is_the_median_one(scored):
+    errors = np.tile(np.arange(100.0)[::-1], (3, 3, 6, 1))
+    known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
+    assert plots.choose_case(known) == scored["init_time"].values[50]  # the 50th smallest of 100
+
+
+def test_a_case_with_missing_channels_is_not_chosen(scored):
+    errors = np.tile(np.arange(100.0), (3, 3, 6, 1))
+    errors[0, 1, :, :90] = np.nan
+    known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
+    assert plots.choose_case(known) >= scored["init_time"].values[90]
+    errors[0, 1] = np.nan  # no init time has all channels: those that there are decide
+    known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
+    assert plots.choose_case(known) == scored["init_time"].values[49]
+
+
+def test_forecast_beside_truth_is_wide(forecast, truth, scored, tmp_path):
+    path = plots.forecast_beside_truth(
+        forecast, truth, plots.choose_case(scored), Channel("t", 850.0), tmp_path / "beside.png"
+    )
+    height, width = imread(path).shape[:2]
+    assert width > 1.3 * height
+
+
+def test_a_case_beyond_the_end_of_the_truth_is_drawn_with_what_there_is(forecast, truth, tmp_path):
+    init_time = forecast["init_time"].values[-1]
+    short = truth.sel(time=slice(None, init_time + 2 * DAY))
+    assert plots.case(forecast, short, init_time, Channel("tp"), tmp_path / "case.png").exists()
+
+
+def test_longitudes_of_another_convention_are_found(forecast, truth, tmp_path):
+    shifted = truth.assign_coords(lon=truth["lon"] + 360.0)
+    init_time = forecast["init_time"].values[0]
+    paths = [
+        plots.case(forecast, data, init_time, Channel("t", 500.0), tmp_path / name)
+        for data, name in ((truth, "a.png"), (shifted, "b.png"))
+    ]
+    np.testing.assert_array_equal(*(imread(path) for path in paths))
+
+
+def test_the_smallest_grids_and_single_lead_times_can_be_drawn(forecast, truth, tmp_path):
+    small, place = forecast.isel(lat=[0], lon=[0], lead_time=[0]), truth.isel(lat=[0], lon=[0])
+    assert plots.case(
+        small, place, forecast["init_time"].values[0], Channel("t", 500.0), tmp_path / "case.png"
+    ).exists()
+
+
+def test_errors_are_centred_on_zero_and_the_middle_is_white():
+    levels = around_zero(np.array([-3.0, 0.5, 7.0]))
+    np.testing.assert_array_equal(levels, -levels[::-1])
+    assert 0 not in levels
+    assert levels[-1] >= 6.9
+    assert around_zero(np.zeros(4)).size >= 2
+    assert around_zero(np.full(4, np.nan)).size >= 2
+
+
+def test_truth_and_forecast_share_levels_that_hold_both():
+    look = Look.of(Channel("t2m"), {"units": "K"})
+    levels = look.levels(np.array([270.0, 280.0]), np.array([290.0, 300.0]))
+    assert levels[0] <= 271
+    assert levels[-1] >= 299
+
+
+def test_rain_has_levels_from_zero_that_show_light_rain():
+    look = Look.of(Channel("tp"), {"units": "mm"})
+    levels = look.levels(np.array([0.0] * 90 + [40.0] * 10))
+    assert levels[:4].tolist() == [0.0, 0.1, 0.2, 0.5]
+    assert levels[-1] == 20
+    assert look.title == "tp: total precipitation"
+    assert look.levels(np.zeros(5)).size >= 2
+
+
+def test_what_is_not_known_is_drawn_under_its_own_name():
+    look = Look.of(Channel("mystery"), {"units": "furlong"})
+    assert (look.title, look.units, look.colormap) == ("mystery", "furlong", "viridis")
+
+
+@pytest.mark.parametrize(
+    ("units", "pretty"), [("m**2 s**-2", "m² s⁻²"), ("kg kg**-1", "kg kg⁻¹"), ("degC", "°C"), ("K", "K"), ("1", "1")]
+)
+def test_units_are_written_as_people_write_them(units, pretty):
+    assert pretty_units(units) == pretty
+
+
+class Page(HTMLParser):
+    """Collects what a page fetches, and checks that tags are closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources, self.open, self.text = [], [], ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(scored, figures, tmp_path_factory) -> str:
+    path = write_page(
+        tmp_path_factory.mktemp("page") / "report.html",
+        title="Forecasts of A & B",
+        verdicts=verdicts(scored),
+        scores=scored,
+        figures=figures,
+        facts={"Data": "<script>alert(1)</script>.nc"},
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_page_is_whole_and_fetches_nothing(page, figures):
+    parsed = Page(page)
+    assert len(parsed.sources) == len(figures)
+    assert all(source.startswith("data:image/png;base64,") for source in parsed.sources)
+    assert base64.b64decode(parsed.sources[0].split(",")[1]) == next(iter(figures.values())).read_bytes()
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_page_says_verdicts_scores_facts_formulas_and_counts(page, scored):
+    text = Page(page).text
+    for sentence in verdicts(scored):
+        assert sentence in text
+    rmse = scored["rmse"].sel(system="persistence", channel="t@850hPa").values[0]
+    for part in (f"{rmse:.2f}", "t@850hPa (K)", "root last", "triangular", "100, started from 2001-08-23", "12 points"):
+        assert part in text or part in scored.attrs["climatology"], part
+    assert scored.attrs["climatology"] in text
+    assert scored.attrs["intervals"] in text
+
+
+def test_page_escapes_what_comes_from_files(page):
+    assert "<script>" not in page
+    assert "A &amp; B" in page
+    assert "<script>alert(1)</script>.nc" in Page(page).text
+
+
+def test_page_is_for_light_and_dark_and_for_phones(page):
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_a_page_that_cannot_be_written_is_an_error_of_the_user(scored, tmp_path):
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_page(tmp_path / "absent" / "page.html", title="", verdicts=[], scores=scored, figures={}, facts={})
