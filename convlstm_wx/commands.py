@@ -294,11 +294,9 @@ def _draw(
     history: Path | None,
 ) -> list[Path]:
     """The figures and the page."""
-    from convlstm_wx.files import make_folder
     from convlstm_wx.report import page, plots
     from convlstm_wx.verification import evaluate as verification
 
-    make_folder(folder / "figures")
     figures = plots.draw_all(folder / "figures", made, truth, scores, history)
     return [
         *figures.values(),

@@ -347,7 +347,7 @@ def test_points_that_training_never_saw_stay_missing(tmp_path):
         (["--data", "region.nc", "--target-region", "60", "50", "0", "6"], "60"),
         (["--data", "region.nc", "--input-steps", "0"], "--input-steps 0: must be at least 1"),
         (["--data", "region.nc", "--input-steps", "many"], "invalid int value: 'many'"),
-        (["--data", "region.nc", "--input-steps", "400"], "400"),
+        (["--data", "region.nc", "--input-steps", "400"], "leave no window of 404 steps"),
         (["--data", "region.nc", "--kernel-size", "2"], "--kernel-size 2: must be odd"),
         (["--data", "region.nc", "--colour", "red"], "unrecognized arguments: --colour red"),
         (["--data", "region.nc", "--output-dir", "text.nc/run"], "cannot be written"),

@@ -199,7 +199,7 @@ def test_packed_integers_and_fill_values_are_decoded(opened):
 
 
 def test_no_packing_is_left_to_spoil_a_later_file(opened):
-    packed = opened(small(), encoding={"t2m": {"dtype": "int16", "scale_factor": 1.0}})
+    packed = opened(small(), encoding={"t2m": {"dtype": "int16", "scale_factor": 1.0, "_FillValue": -1}})
     assert packed["t2m"].encoding == {}
 
 
@@ -384,6 +384,15 @@ BAD = {
     ),
     "text for time": (small().assign_coords(time=["a", "b", "c", "d"]), "'time' has no dates"),
     "mesh": (curvilinear(), "'lat' is a two-dimensional coordinate: projected or curvilinear grids are not supported"),
+    "mesh with row numbers": (curvilinear().assign_coords(y=[0.0, 1.0], x=[0.0, 1.0]), "'lat' is a two-dimensional"),
+    "only static": (
+        small().isel(time=0, drop=True).assign_coords(time=small()["time"]),
+        "static fields only \\(t2m\\)",
+    ),
+    "no time on the field": (
+        with_levels().isel(time=0, drop=True).assign_coords(time=small()["time"]),
+        "'t2m' has some dimensions of the others only",
+    ),
     "metres": (projected(), "no latitude axis: there is one in m, and projected grids are not supported"),
     "text for lat": (small(lat=("a", "b", "c")), "no latitude axis: there is one of the type .*numbers are needed"),
     "one lat": (small().isel(lat=0), "no latitude axis: there is one with 0 dimensions"),

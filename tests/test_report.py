@@ -70,7 +70,7 @@ def test_every_channel_gets_its_figures_and_each_is_a_picture(figures):
 
 def test_without_a_history_there_is_no_loss_curve(forecast, truth, scored, tmp_path):
     one = scored.isel(channel=[2])
-    assert "Loss in training" not in plots.draw_all(tmp_path, forecast, truth, one, tmp_path / "history.csv")
+    assert "Loss in training" not in plots.draw_all(tmp_path / "new", forecast, truth, one, tmp_path / "history.csv")
 
 
 def test_the_case_is_the_median_one(scored):
@@ -87,14 +87,6 @@ def test_a_case_with_missing_channels_is_not_chosen(scored):
     errors[0, 1] = np.nan  # no init time has all channels: those that there are decide
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
     assert plots.choose_case(known) == scored["init_time"].values[49]
-
-
-def test_forecast_beside_truth_is_wide(forecast, truth, scored, tmp_path):
-    path = plots.forecast_beside_truth(
-        forecast, truth, plots.choose_case(scored), Channel("t", 850.0), tmp_path / "beside.png"
-    )
-    height, width = imread(path).shape[:2]
-    assert width > 1.3 * height
 
 
 def test_a_case_beyond_the_end_of_the_truth_is_drawn_with_what_there_is(forecast, truth, tmp_path):
@@ -143,6 +135,11 @@ def test_rain_has_levels_from_zero_that_show_light_rain():
     assert levels[-1] == 20
     assert look.title == "tp: total precipitation"
     assert look.levels(np.zeros(5)).size >= 2
+
+
+def test_wind_is_centred_on_zero():
+    levels = Look.of(Channel("u10"), {"units": "m s-1"}).levels(np.array([-1.0, 9.0]))
+    np.testing.assert_array_equal(levels, -levels[::-1])
 
 
 def test_what_is_not_known_is_drawn_under_its_own_name():
@@ -204,8 +201,8 @@ def test_page_says_verdicts_scores_facts_formulas_and_counts(page, scored):
     for sentence in verdicts(scored):
         assert sentence in text
     rmse = scored["rmse"].sel(system="persistence", channel="t@850hPa").values[0]
-    for part in (f"{rmse:.2f}", "t@850hPa (K)", "root last", "triangular", "100, started from 2001-08-23", "12 points"):
-        assert part in text or part in scored.attrs["climatology"], part
+    for part in (f"{rmse:.2f}", "t@850hPa (K)", "root last", "100, started from 2001-08-23", "12 points"):
+        assert part in text, part
     assert scored.attrs["climatology"] in text
     assert scored.attrs["intervals"] in text
 

@@ -183,6 +183,8 @@ def test_labelled_comparison_equals_the_plain_one():
     coords = {"lead_time": np.array([24], "timedelta64[h]").astype("timedelta64[ns]"), "init_time": daily(80)}
     series = [xr.DataArray(values[None, None], coords, dims) for values in (a, b, np.ones(80))]
     labelled = paired_by_channel(*series, confidence=0.95, generator=np.random.default_rng(0))
-    plain = compare(a, b)
+    plain = figures(
+        paired(a, b, np.ones(80), season_of(daily(80)), 1.0, confidence=0.95, generator=np.random.default_rng(0))
+    )
     for name in PAIRED_FIGURES:
         assert labelled[name].squeeze().item() == plain[name]

@@ -47,12 +47,13 @@ def find_axis(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
     """
     coordinates = (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
     found = [values for values in coordinates if _suits(values, axis)]
-    flat = [values for values in found if values.ndim == 1]
-    if flat:
-        return flat[0]
     if axis in ("lat", "lon"):
-        return next((_axis_of_mesh(values) for values in found if values.ndim == 2), None)
-    return next((values for values in found if values.ndim == 0 and axis.endswith("time")), None)
+        # In this order: beside a two-dimensional latitude, a plain y counts rows and is no latitude.
+        placed = next((values for values in found if values.ndim in (1, 2)), None)
+        return _axis_of_mesh(placed) if placed is not None and placed.ndim == 2 else placed
+    flat = [values for values in found if values.ndim == 1]
+    lone = [values for values in found if values.ndim == 0 and axis != "level"]
+    return next(iter(flat + lone), None)
 
 
 def _candidates(dataset: xr.Dataset, axis: str) -> list[str]:
@@ -92,9 +93,8 @@ def missing_axis(dataset: xr.Dataset, axis: str) -> DataError:
     bare = [f"the dimension '{dim}' has no coordinate values" for dim in dataset.dims if str(dim).lower() in aliases]
     dims = ", ".join(f"{name} ({size})" for name, size in dataset.sizes.items()) or "none"
     reason = [*unfit, *bare, f"its dimensions are {dims}"][0]
-    return DataError(
-        f"no {_WORDS[axis]}: {reason}. Needed is a coordinate called {aliases[0]} or {aliases[1]}, or one with CF attributes."
-    )
+    wanted = f"Needed is a coordinate called {aliases[0]} or {aliases[1]}, or one with CF attributes"
+    return DataError(f"no {_WORDS[axis]}: {reason}. {wanted}.")
 
 
 def _why_unfit(values: xr.Variable) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import Channel, recognise, unit_conversion
+from convlstm_wx.conventions import Channel, KnownVariable, recognise, unit_conversion
 from convlstm_wx.data.reading import describe_step, time_step
 from convlstm_wx.errors import DataError
 
@@ -63,15 +63,14 @@ class ChannelAccount:
         if self.constant:
             yield f"{self.name} is constant ({self.minimum:g}): there is nothing to learn from it"
         if self.infinities:
-            yield f"{self.name} has {self.infinities} infinite values; they are treated as missing"
+            yield f"{self.name} has infinite values, which are treated as missing: {self.infinities}"
         if self.outside and self.plausible is not None:
             low, high = self.plausible
             share = self.outside / self.values
             hint = f"; is it really in {self.units}?" if share > _SUSPICIOUS_SHARE else ""
-            yield (
-                f"{self.name} has {self.outside} values ({100 * share:.2g} %) outside of the plausible range "
-                f"{low:.6g} to {high:.6g} {self.units}{hint}"
-            )
+            plausible = f"the plausible range {low:.6g} to {high:.6g} {self.units}"
+            counted = f"{self.outside} of {self.values} values ({100 * share:.3g} %)"
+            yield f"{self.name} has {counted} outside of {plausible}{hint}"
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,12 @@ class Account:
     def warnings(self) -> list[str]:
         """What a person should look at."""
         told = [
-            f"{g.missing_steps} steps missing between {g.before} and {g.after}" for g in self.gaps[:_MOST_GAPS_TOLD]
+            f"missing steps between {g.before} and {g.after}: {g.missing_steps}" for g in self.gaps[:_MOST_GAPS_TOLD]
         ]
         if len(self.gaps) > _MOST_GAPS_TOLD:
-            told.append(f"{len(self.gaps) - _MOST_GAPS_TOLD} more gaps in time; no window reaches across a gap")
+            told.append(f"more gaps in time, across which no window reaches: {len(self.gaps) - _MOST_GAPS_TOLD}")
         if self.irregular_steps:
-            told.append(f"{self.irregular_steps} times follow the one before in less than {self.step}")
+            told.append(f"times that follow the one before in less than {self.step}: {self.irregular_steps}")
         return told + [text for channel in self.channels for text in channel.warnings()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,33 +167,33 @@ def _describe_grid(ds: xr.Dataset) -> str:
 
 def _accounts(field: xr.DataArray, source: str) -> Iterator[ChannelAccount]:
     levels = field["level"].values.tolist() if "level" in field.dims else [None]
-    plausible = _plausible_range(field)
-    sums = _Sums(len(levels))
-    for block in _blocks(field, source):
-        sums.add(block.reshape(block.shape[0], len(levels), -1), plausible)
     known = recognise(str(field.name), field.attrs)
-    for index, level in enumerate(levels):
+    plausible = _plausible_range(field, known)
+    tallies = [_Tally(plausible) for _ in levels]
+    for block in _blocks(field, source):
+        for tally, values in zip(tallies, np.moveaxis(block.reshape(len(block), len(levels), -1), 1, 0)):
+            tally.add(values)
+    for level, tally in zip(levels, tallies):
         name = Channel(str(field.name), level).name
-        if sums.count[index] == 0:
+        if tally.count == 0:
             raise DataError(f"{source}: all values of '{name}' are missing. Leave it out with --variables or --levels.")
         yield ChannelAccount(
             name=name,
             units=str(field.attrs["units"]),
             meaning=None if known is None else known.long_name,
-            minimum=float(sums.minimum[index]),
-            maximum=float(sums.maximum[index]),
-            mean=float(sums.total[index] / sums.count[index]),
-            missing_share=float(1 - sums.count[index] / (field.size // len(levels))),
-            infinities=int(sums.infinities[index]),
+            minimum=tally.minimum,
+            maximum=tally.maximum,
+            mean=tally.total / tally.count,
+            missing_share=1 - tally.count / (field.size // len(levels)),
+            infinities=tally.infinities,
             plausible=plausible,
-            outside=int(sums.outside[index]),
-            values=int(sums.count[index]),
+            outside=tally.outside,
+            values=tally.count,
         )
 
 
-def _plausible_range(field: xr.DataArray) -> tuple[float, float] | None:
+def _plausible_range(field: xr.DataArray, known: KnownVariable | None) -> tuple[float, float] | None:
     """Lowest and highest plausible value, in the file's units."""
-    known = recognise(str(field.name), field.attrs)
     conversion = None if known is None else unit_conversion(field.attrs["units"], known.units)
     if known is None or conversion is None:
         return None
@@ -214,26 +213,23 @@ def _blocks(field: xr.DataArray, source: str) -> Iterator[np.ndarray]:
             ) from error
 
 
-class _Sums:
-    """Running sums per level [K]."""
+class _Tally:
+    """Running counts of one channel."""
 
-    def __init__(self, levels: int):
-        self.count = np.zeros(levels, np.int64)
-        self.infinities = np.zeros(levels, np.int64)
-        self.outside = np.zeros(levels, np.int64)
-        self.total = np.zeros(levels)
-        self.minimum = np.full(levels, np.inf)
-        self.maximum = np.full(levels, -np.inf)
+    def __init__(self, plausible: tuple[float, float] | None):
+        self.low, self.high = plausible or (-np.inf, np.inf)
+        self.count = self.infinities = self.outside = 0
+        self.total = 0.0
+        self.minimum, self.maximum = np.inf, -np.inf
 
-    def add(self, values_NKP: np.ndarray, plausible: tuple[float, float] | None) -> None:
-        """Take in a block of N times, K levels, P points."""
-        valid = np.isfinite(values_NKP)
-        axes = (0, 2)
-        self.count += valid.sum(axis=axes)
-        self.infinities += np.isinf(values_NKP).sum(axis=axes)
-        self.total += np.where(valid, values_NKP, 0).sum(axis=axes, dtype=np.float64)
-        self.minimum = np.minimum(self.minimum, np.where(valid, values_NKP, np.inf).min(axis=axes))
-        self.maximum = np.maximum(self.maximum, np.where(valid, values_NKP, -np.inf).max(axis=axes))
-        if plausible is not None:
-            low, high = plausible
-            self.outside += (valid & ((values_NKP < low) | (values_NKP > high))).sum(axis=axes)
+    def add(self, values: np.ndarray) -> None:
+        """Take in a block of any shape."""
+        finite = values[np.isfinite(values)]
+        self.infinities += int(np.isinf(values).sum())
+        if finite.size == 0:
+            return
+        self.count += finite.size
+        self.total += float(finite.sum(dtype=np.float64))
+        self.minimum = min(self.minimum, float(finite.min()))
+        self.maximum = max(self.maximum, float(finite.max()))
+        self.outside += int(((finite < self.low) | (finite > self.high)).sum())

@@ -61,7 +61,8 @@ def open_dataset(paths: Sequence[str | Path]) -> xr.Dataset:
     source = _describe_files(files)
     dataset = combine(parts, source) if several else parts[0]
     if "time" not in dataset.dims:
-        raise _named(source, missing_axis(dataset, "time"))
+        names = ", ".join(map(str, dataset.data_vars))
+        raise DataError(f"{source}: holds static fields only ({names}); needed are variables with a time")
     dataset.attrs = {"source": source, "lat_descending": parts[0].attrs["lat_descending"]}
     return dataset
 
@@ -127,16 +128,14 @@ def _describe_files(files: Sequence[Path]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)} files)"
 
 
-def _named(source: str, error: DataError) -> DataError:
-    return DataError(f"{source}: {error}")
-
-
 def _open_canonical(file: Path, time_axes: Sequence[str], *, several: bool = False) -> xr.Dataset:
     raw = _open_raw(file, lazily=several)
     try:
         return _canonical(raw, time_axes, several).assign_attrs(source=file.name)
     except DataError as error:
-        raise _named(file.name, error) from error
+        raise DataError(f"{file.name}: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise DataError(_why_unreadable(file, file.is_dir(), error)) from error
 
 
 def _open_raw(file: Path, *, lazily: bool) -> xr.Dataset:
@@ -182,7 +181,7 @@ def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
     axes = _find_axes(dataset, time_axes, one_of_several)
     fields = _fields(dataset, axes)
     order, values = _order_and_values(axes)
-    fields = fields.isel(order).assign_coords(
+    fields = fields.isel(order, missing_dims="ignore").assign_coords(
         {axis: (axis, values[axis], _AXIS_ATTRIBUTES[axis]) for axis in values if axis in fields.dims}
     )
     fields.attrs = {"lat_descending": int(order["lat"] != slice(None))}
@@ -251,13 +250,13 @@ def _why_not_a_field(field: xr.DataArray, names: Mapping[Any, str], axes: Mappin
         return "is not on the grid"
     timed = there >= {axis for axis, values in axes.items() if axis.endswith("time") and values.dims}
     if not timed and there != {"lat", "lon"}:
-        return "has a level but no time"
+        return "has some dimensions of the others only"
     return None if 0 not in field.shape else "is empty"
 
 
 def _field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.DataArray]) -> xr.DataArray:
-    extra = {dim: 0 for dim in field.dims if dim not in names}
-    bare = field.isel(extra).drop_vars(field.coords, errors="ignore").drop_vars(extra, errors="ignore")
+    """One variable with canonical dimensions, without coordinates and with the attributes that we keep."""
+    bare = field.isel({dim: 0 for dim in field.dims if dim not in names}).drop_vars(field.coords, errors="ignore")
     bare = bare.rename({dim: names[dim] for dim in bare.dims})
     # A file of one time may have it as a scalar.
     lone = [axis for axis, values in axes.items() if axis.endswith("time") and not values.dims]

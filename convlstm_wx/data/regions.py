@@ -226,15 +226,20 @@ class Grid:
     def differences(self, other: "Grid") -> list[str]:
         """How another grid differs from this one, in words; longitudes may be written in another convention."""
         found = []
-        for name, mine, its, turn in (
-            ("latitudes", self.lat, other.lat, 1e9),
-            ("longitudes", self.lon, other.lon, 360.0),
-        ):
-            apart = np.subtract(mine, its) if len(mine) == len(its) else np.array([np.inf])
-            if not np.all(np.abs(apart - turn * np.round(apart / turn)) <= TOLERANCE_DEG):
-                was, is_now = np.array(mine), np.array(its)
-                found.append(f"{name} {_coverage(is_now)} ({len(its)}) instead of {_coverage(was)} ({len(mine)})")
+        for name, mine, its, turn in (("latitudes", self.lat, other.lat, 0), ("longitudes", self.lon, other.lon, 360)):
+            was, found_now = np.array(mine), np.array(its)
+            if not _same_places(was, found_now, turn):
+                found.append(f"{name} {_coverage(found_now)} ({len(its)}) instead of {_coverage(was)} ({len(mine)})")
         return found
+
+
+def _same_places(mine: np.ndarray, its: np.ndarray, turn: float) -> bool:
+    """Whether two axes are the same, but for rounding and for whole turns (0: there are none)."""
+    if len(mine) != len(its):
+        return False
+    apart = mine - its
+    whole_turns = turn * np.round(apart / turn) if turn else 0.0
+    return bool((np.abs(apart - whole_turns) <= TOLERANCE_DEG).all())
 
 
 def area_weights(lat: np.ndarray) -> np.ndarray:

@@ -176,12 +176,12 @@ def make_split(
     embargo = window_steps - 1
     in_held_out = _matching(held_out, times, "--held-out-months")
     in_validation = _matching(validation, times, "--validation-months")
-    whole_months = len(np.unique(_months(times))) >= FEWEST_MONTHS
+    unit = ""
     if not held_out:
-        in_held_out = _last_part(times, ~in_validation, SHARE, window_steps, whole_months)
+        in_held_out, unit = _last_part(times, ~in_validation, SHARE, window_steps)
     if not validation:
         share = SHARE if held_out else SHARE / (1 - SHARE)
-        in_validation = _last_part(times, ~in_held_out, share, window_steps + embargo, whole_months)
+        in_validation, unit = _last_part(times, ~in_held_out, share, window_steps + embargo)
     in_validation &= ~_near(times, in_held_out, embargo * step)
     in_train = ~_near(times, in_held_out | in_validation, embargo * step)
     roles = dict(zip(_ROLE_NAMES, (in_train, in_validation, in_held_out)))
@@ -189,7 +189,7 @@ def make_split(
         if _longest_run(times, mask, step) < window_steps:
             raise _no_window(times, name, window_steps, asked=bool(held_out or validation))
     spans = {name: _spans(times, mask) for name, mask in roles.items()}
-    return Split(**spans, method=_describe_method(held_out, validation, whole_months), embargo_steps=embargo)
+    return Split(**spans, method=_describe_method(held_out, validation, unit), embargo_steps=embargo)
 
 
 def _months(times: np.ndarray) -> np.ndarray:
@@ -205,19 +205,23 @@ def _matching(texts: Sequence[str], times: np.ndarray, option: str) -> np.ndarra
     return parse_periods(texts).contains(times)
 
 
-def _last_part(times: np.ndarray, free: np.ndarray, share: float, fewest: int, whole_months: bool) -> np.ndarray:
-    """The last of the free times: about a share, at least `fewest`, in whole months where these leave a rest."""
+def _last_part(times: np.ndarray, free: np.ndarray, share: float, fewest: int) -> tuple[np.ndarray, str]:
+    """The last of the free times, about a share and at least `fewest` of them, and how they were cut off.
+
+    In whole months where the record has enough of them and a month is left for the rest, else by time.
+    """
     at = np.flatnonzero(free)
     wanted = share * len(at)
-    sizes = [max(round(wanted), fewest)]
-    if whole_months and len(at):
+    size, unit = max(round(wanted), fewest), "by time, as there are too few months"
+    if len(np.unique(_months(times))) >= FEWEST_MONTHS:
         months = _months(times[at])
-        starts = np.flatnonzero(np.concatenate([[False], months[1:] != months[:-1]]))
-        sizes = [int(size) for size in len(at) - starts if size >= fewest] or sizes
-    size = min(sizes, key=lambda size: abs(size - wanted))
+        starts = np.flatnonzero(months[1:] != months[:-1]) + 1
+        sizes = [int(count) for count in len(at) - starts if count >= fewest]
+        if sizes:
+            size, unit = min(sizes, key=lambda count: abs(count - wanted)), "in whole months"
     part = np.zeros(len(times), bool)
     part[at[-size:]] = True
-    return part
+    return part, unit
 
 
 def _near(times: np.ndarray, mask: np.ndarray, reach: np.timedelta64) -> np.ndarray:
@@ -262,18 +266,12 @@ def _spans(times: np.ndarray, mask: np.ndarray) -> Spans:
     )
 
 
-def _describe_method(held_out: Sequence[str], validation: Sequence[str], whole_months: bool) -> str:
-    unit = "in whole months" if whole_months else f"by time (the record has fewer than {FEWEST_MONTHS} months)"
+def _describe_method(held_out: Sequence[str], validation: Sequence[str], unit: str) -> str:
     if not held_out and not validation:
         return f"{unit}: about 70 % training, then 15 % validation, then 15 % held out"
-    asked = [
-        f"{name} as asked ({parse_periods(texts).describe()})"
-        for name, texts in (("held out", held_out), ("validation", validation))
-        if texts
-    ]
-    rest = (
-        ""
-        if held_out and validation
-        else f", {'validation' if held_out else 'held out'} the last 15 % of the rest {unit}"
-    )
-    return " and ".join(asked) + rest
+    rest = f"the last 15 % of the rest {unit}"
+    return f"held out {_as_asked(held_out) or rest}, validation {_as_asked(validation) or rest}"
+
+
+def _as_asked(texts: Sequence[str]) -> str:
+    return f"as asked ({parse_periods(texts).describe()})" if texts else ""

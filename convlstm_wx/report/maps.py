@@ -27,7 +27,8 @@ class Look:
     units: str
     colormap: str
     error_colormap: str
-    is_rain: bool
+    is_rain: bool = False
+    is_signed: bool = False  # 0 is the middle, as of a wind component
 
     @classmethod
     def of(cls, channel: Channel, attrs: Mapping[Any, Any]) -> "Look":
@@ -35,14 +36,22 @@ class Look:
         units = pretty_units(str(attrs.get("units", "1")))
         known = recognise(channel.variable, attrs)
         if known is None:
-            return cls(channel.name, units, "viridis", "RdBu_r", is_rain=False)
-        is_rain = known.transform == "log1p_mm"
-        return cls(f"{channel.name}: {known.long_name}", units, known.colormap, known.error_colormap, is_rain)
+            return cls(channel.name, units, "viridis", "RdBu_r")
+        return cls(
+            f"{channel.name}: {known.long_name}",
+            units,
+            known.colormap,
+            known.error_colormap,
+            is_rain=known.transform == "log1p_mm",
+            is_signed=known.valid_min == -known.valid_max,
+        )
 
     def levels(self, *fields: np.ndarray) -> np.ndarray:
         """Round levels that hold all but the most extreme 1 % of the values, for all fields together."""
         values = np.concatenate([field.ravel() for field in fields])
         low, high = np.nanquantile(values, [0.005, 0.995]) if np.isfinite(values).any() else (0.0, 1.0)
+        if self.is_signed:
+            return around_zero(values)
         if self.is_rain:
             return _rain_levels(high)
         ticks = MaxNLocator(16, steps=ROUND_STEPS).tick_values(low, high if high > low else low + 1.0)

@@ -69,10 +69,10 @@ def _table(scores: xr.Dataset) -> dict[str, Any]:
 
 
 def _row(scores: xr.Dataset, decimals: int) -> dict[str, Any]:
-    rmse, model = scores["rmse"].values, scores.sel(system="model")
+    best, model = float(scores["rmse"].min()), scores.sel(system="model")
     return {
         "lead": f"+{scores['lead_hours'].item():g} h",
-        "rmse": [{"text": f"{value:.{decimals}f}", "best": bool(value == np.nanmin(rmse))} for value in rmse],
+        "rmse": [{"text": f"{value:.{decimals}f}", "best": value == best} for value in scores["rmse"].values],
         "others": [
             f"{model['mae'].item():.{decimals}f}",
             f"{model['bias'].item():+.{decimals + 1}f}",

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.regions import area_weights
+from convlstm_wx.files import make_folder
 from convlstm_wx.report.maps import Band, Look, around_zero, draw_maps
 
 DPI = 130
@@ -38,7 +39,17 @@ LOSSES: dict[str, dict[str, Any]] = {
 def draw_all(
     folder: Path, forecast: xr.Dataset, truth: xr.Dataset, scores: xr.Dataset, history: Path | None = None
 ) -> dict[str, Path]:
-    """Every figure of an evaluation, into a folder that exists: caption -> path, in the order of a page."""
+    """Every figure of an evaluation, in the order of a page: caption -> path.
+
+    Args:
+        folder: where they go; made if need be.
+        forecast, truth, scores: as verification.evaluate was given them and gave them.
+        history: history.csv of the training run, if there is one.
+
+    Raises:
+        ConfigError: if the folder cannot be written.
+    """
+    make_folder(folder)
     figures = {"Error by lead time, with the confidence band of the model": rmse_by_lead(scores, folder / "rmse.png")}
     init_time = choose_case(scores)
     for name in map(str, scores["channel"].values):
@@ -139,16 +150,6 @@ def case(forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, chan
         ),
     ]
     return _save(draw_maps(f"{look.title}, forecast from {_clock(init_time)}", bands, _lead_titles(given), given), path)
-
-
-def forecast_beside_truth(
-    forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel, path: Path
-) -> Path:
-    """A wide picture: the truth above the forecast at up to four lead times, on one scale."""
-    given, observed = _fields(forecast, truth, init_time, channel)
-    look = Look.of(channel, given.attrs)
-    title = f"{look.title}, forecast from {_clock(init_time)}"
-    return _save(draw_maps(title, [_beside(given, observed, look)], _lead_titles(given), given), path)
 
 
 def _beside(given: xr.DataArray, observed: xr.DataArray, look: Look) -> Band:

@@ -138,7 +138,6 @@ def _described(
     hours = scores["lead_time"].values / np.timedelta64(1, "h")
     scores = scores.transpose("system", "reference", "channel", "lead_time", "init_time", "lat", "lon").assign_coords(
         units=("channel", [normalise_units(str(variable.attrs.get("units", "1"))) for variable in variables]),
-        variable=("channel", [str(variable.name) for variable in variables]),
         lead_hours=("lead_time", hours, {"units": "h", "long_name": "lead time"}),
         lat=forecast["lat"],
         lon=forecast["lon"],
@@ -180,9 +179,10 @@ def table(scores: xr.Dataset) -> str:
     """
     n_leads = scores.sizes["lead_time"]
     shown = np.unique(np.linspace(0, n_leads - 1, min(n_leads, TABLE_LEADS)).round().astype(int))
-    lines = [f"{'':>20}{'-------- RMSE (* best) ---------':^38}{'-------- model --------':^30}"]
-    header = ("channel", "lead", "model", "persistence", "climatology", "MAE", "bias", "ACC", "pairs")
-    lines.append(_line(header))
+    lines = [
+        f"{'':10}  {' RMSE (* best) ':-^34}  {' model ':-^34}",
+        _line(("lead", "model ", "persistence ", "climatology ", "MAE", "bias", "ACC", "pairs")),
+    ]
     for name in scores["channel"].values:
         lines += ["", *_channel_lines(scores.sel(channel=name).isel(lead_time=shown))]
     if shown.size < n_leads:
@@ -191,20 +191,17 @@ def table(scores: xr.Dataset) -> str:
 
 
 def _channel_lines(scores: xr.Dataset) -> Iterator[str]:
-    """Rows of one channel; the units stand under its name."""
+    """The name and units of one channel, and a row per lead time."""
+    yield f"{scores['channel'].item()} ({scores['units'].item()})"
     smallest = float(scores["rmse"].min())
     decimals = int(np.clip(2 - np.floor(np.log10(smallest)), 0, 8)) if smallest > 0 else 3
-    names = [str(scores["channel"].item()), f"({scores['units'].item()})"]
     for row in range(scores.sizes["lead_time"]):
         at = scores.isel(lead_time=row)
-        rmse = at["rmse"].values
-        best = [f"{value:.{decimals}f}{'*' if value == np.nanmin(rmse) else ' '}" for value in rmse]
-        model = at.sel(system="model")
+        best, model = float(at["rmse"].min()), at.sel(system="model")
         yield _line(
             (
-                names[row] if row < len(names) else "",
                 lead_label(float(at["lead_hours"])),
-                *best,
+                *(f"{value:.{decimals}f}{'*' if value == best else ' '}" for value in at["rmse"].values),
                 f"{float(model['mae']):.{decimals}f}",
                 f"{float(model['bias']):+.{decimals + 1}f}",
                 f"{float(model['acc']):.3f}",
@@ -214,7 +211,7 @@ def _channel_lines(scores: xr.Dataset) -> Iterator[str]:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"{cells[0]:<12}{cells[1]:>8}" + "".join(f"{cell:>12}" for cell in cells[2:])
+    return f"{cells[0]:>10}" + "".join(f"{cell:>12}" for cell in cells[1:])
 
 
 def write_scores(scores: xr.Dataset, folder: Path) -> list[Path]:

@@ -51,7 +51,7 @@ class Dependence:
         lowers every sample autocorrelation by about (1 + S) length / N; that is added back.
         """
         fitted = np.column_stack([np.ones(series.size), season])
-        raw = _autocorrelation(series - fitted @ np.linalg.lstsq(fitted, series)[0], series)
+        raw = _autocorrelation(series - fitted @ np.linalg.lstsq(fitted, series, rcond=None)[0], series)
         correlations, length = np.zeros_like(raw), 1.0
         for _ in range(3):  # the correction needs the length, which needs the correction; three rounds settle it
             corrected = raw + (fitted.shape[1] * length / series.size if length > 1.0 else 0.0)
