@@ -51,6 +51,8 @@ def train(options: argparse.Namespace) -> int:
         run = Run(config, inputs, policy, folder, processes, resume)
         make_folder(folder)
         if processes.is_main:
+            if options.overwrite:
+                _remove_run(folder)
             _log_to_file(folder / "training.log")
             write_config(folder / "config.json", config)
         for line in summary(run, inputs):
@@ -97,6 +99,13 @@ def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:
             f"{folder} holds a run already: go on with --resume {folder / 'last.pt'}, choose another --output-dir, "
             f"or replace it with --overwrite"
         )
+
+
+def _remove_run(folder: Path) -> None:
+    """Delete what an earlier run left, and nothing else."""
+    for pattern in ("best.pt", "last.pt", "interrupted.pt", "epoch_[0-9]*.pt", "history.csv", "training.log"):
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def _log_to_file(path: Path) -> None:

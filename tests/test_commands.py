@@ -156,6 +156,16 @@ def test_a_run_in_the_folder_is_not_replaced_unasked(trained, capsys):
     assert (trained / "run/last.pt").read_bytes() == before
 
 
+def test_overwrite_replaces_the_old_run_whole(reference, short, tmp_path):
+    folder = tmp_path / "run"
+    assert run("train", *short, "--output-dir", folder, "--num-epochs", 2, "--checkpoint-frequency", 1) == 0
+    (folder / "notes.txt").write_text("mine")
+    assert run("train", *short, "--output-dir", folder, "--overwrite") == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"best.pt", "last.pt", "config.json", "history.csv", "training.log", "notes.txt"}
+    assert same(weights_after(folder / "last.pt"), weights_after(reference / "last.pt"))
+
+
 # resume
 
 
@@ -357,6 +367,7 @@ def test_points_that_training_never_saw_stay_missing(tmp_path):
         (["--data", "region.nc", "--resume", "text.nc"], "text.nc: not a whole checkpoint"),
         (["--data", "region.nc", "--resume", "run/last.pt", "--hidden-channels", "4"], "has another shape"),
         (["--data", "region.nc", "--resume", "run/last.pt", "--variables", "t2m"], "another"),
+        (["--data", "region.nc", "--resume", "run/last.pt"], "all 1 epochs are done already"),
         ([], "--data is needed"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",

@@ -53,7 +53,7 @@ def test_an_unknown_device_is_refused(name):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_refused():
-    with pytest.raises(DeviceError, match="finds no CUDA GPU. Use --device auto or cpu"):
+    with pytest.raises(DeviceError, match=r"finds no CUDA GPU\. Use --device auto or cpu"):
         choose_device("cuda")
 
 

@@ -3,6 +3,7 @@
 Shapes: N init times, B batch, L lead times, D target channels, H lat, W lon.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from convlstm_wx.device import DevicePolicy
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.forecast.writing import to_dataset
 from convlstm_wx.models.forecaster import EncoderForecaster
+
+log = logging.getLogger(__name__)
 
 NEWEST_TRIES = 64
 
@@ -115,6 +118,8 @@ def make_forecast(
             f"{spec.source}: inputs of init time {_text(init_times[~complete][0])} have missing values that training "
             f"had not; choose another --init-time"
         )
+    if not complete.all():
+        log.warning("%d of %d init times left out: their inputs have missing values", (~complete).sum(), complete.size)
     windows = sources.windows_at(spec, at[complete], lead_steps=lead_steps, with_targets=False)
     fields_NLDHW = np.concatenate(list(_batches(checkpoint.network(), windows, policy, batch_size)))
     return to_dataset(spec, init_times[complete], fields_NLDHW)

@@ -28,7 +28,7 @@ from convlstm_wx.data.splits import TRAIN, VALIDATION
 from convlstm_wx.data.windows import Windows
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
-from convlstm_wx.errors import CheckpointError, DataError, TrainingError
+from convlstm_wx.errors import CheckpointError, ConfigError, DataError, TrainingError
 from convlstm_wx.files import write_text
 from convlstm_wx.models.build import build, count_parameters
 from convlstm_wx.training.averaging import AveragedWeights
@@ -109,6 +109,7 @@ class Run:
     Raises:
         DataError: if there is not one window to train or validate with.
         CheckpointError: if the checkpoint to resume was trained on other data, or its network has another shape.
+        ConfigError: if it has no epoch left to train.
     """
 
     def __init__(
@@ -133,6 +134,10 @@ class Run:
         self.steps_per_epoch = math.ceil(len(self.training_windows) / self._windows_per_step)
         if resume is not None:
             self._restore(resume)
+        if self.progress.epoch > config.num_epochs:
+            raise ConfigError(
+                f"--resume: all {config.num_epochs} epochs are done already; give more with --num-epochs to go on"
+            )
 
     @property
     def _windows_per_step(self) -> int:
@@ -142,7 +147,8 @@ class Run:
         """Run to the end, or to a request to stop (Ctrl-C, SIGTERM).
 
         Returns:
-            The checkpoint to use: best.pt, or interrupted.pt after a request to stop.
+            The checkpoint to use: best.pt (last.pt if a resumed run in a new folder found none better than before), or
+            interrupted.pt after a request to stop.
 
         Raises:
             TrainingError: if the loss stays non-finite; earlier checkpoints are whole.
@@ -158,7 +164,8 @@ class Run:
                 self._finish_epoch(stopping, persistence, started)
         if stopping.should_stop:
             log.info("no better validation loss for %d epochs: stopped early", stopping.patience)
-        return self.folder / "best.pt"
+        best = self.folder / "best.pt"
+        return best if best.exists() else self.folder / "last.pt"
 
     def _epoch(self, stop_requested: list[int]) -> bool:
         """The rest of the epoch under way; False if a stop was requested."""
@@ -255,6 +262,7 @@ class Run:
     def _write_epoch(self, finished: int, is_best: bool) -> None:
         write_history(self.folder / "history.csv", self.progress.history)
         self._save("last.pt")
+        (self.folder / "interrupted.pt").unlink(missing_ok=True)  # last.pt is further on
         if is_best:
             self._save("best.pt")
         frequency = self.config.checkpoint_frequency

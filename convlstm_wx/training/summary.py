@@ -1,6 +1,6 @@
 """What a run decided, told before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,9 +18,7 @@ def summary(run: Run, inputs: TrainingInputs) -> Iterator[str]:
     yield f"device       {'; '.join(run.policy.reasons)}"
     if run.processes.world_size > 1:
         yield f"processes    {run.processes.world_size}"
-    yield f"data         {spec.source}"
-    for line in inputs.account:
-        yield f"             {line}"
+    yield from _indented("data", inputs.account)
     height, width = len(spec.target.grid.lat), len(spec.target.grid.lon)
     box = "the whole file" if spec.target.box is None else str(spec.target.box)
     yield f"target       {box}, {height} x {width} points"
@@ -36,8 +34,7 @@ def summary(run: Run, inputs: TrainingInputs) -> Iterator[str]:
         f"windows      {spec.input_steps} steps in, {spec.lead_steps} out, {describe_step(step)} each "
         f"(+{describe_step(step)} to +{describe_step(step * spec.lead_steps)})"
     )
-    for line in spec.split.lines():
-        yield f"split        {line}"
+    yield from _indented("split", spec.split.lines())
     counts = (f"{len(inputs.windows(role))} {name}" for role, name in _ROLES.items())
     yield f"             windows: {', '.join(counts)}"
     yield (
@@ -48,6 +45,11 @@ def summary(run: Run, inputs: TrainingInputs) -> Iterator[str]:
     yield f"batch        {config.batch_size} windows, {effective} per optimiser step"
     yield f"memory       {_memory(run, inputs)}"
     yield f"output       {run.folder}"
+
+
+def _indented(name: str, lines: Sequence[str]) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        yield f"{'' if index else name:<13}{line}"
 
 
 _ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
