@@ -101,6 +101,13 @@ def test_the_diurnal_cycle_is_kept_apart_from_the_season():
     np.testing.assert_allclose(climatology.at(at[-4:])[:, 0, 0], season(at[-4:]) + hour[-4:], atol=0.05)
 
 
+def test_times_of_day_that_nobody_asks_for_change_nothing():
+    at = times("2000-01-01", "2000-01-11", step_hours=6)
+    hour = (at - at.astype("datetime64[D]")) / np.timedelta64(1, "h")
+    climatology = fit_climatology(fields(at, hour), at, at[1:2])
+    assert climatology.at(at[1:2])[0, 0, 0] == 6
+
+
 @pytest.mark.parametrize("years", [1, 2, 6])
 def test_a_missing_value_is_left_out_and_a_point_that_is_never_valid_stays_missing(years):
     at = times("2000-01-01", f"{2000 + years}-01-01")

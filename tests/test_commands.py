@@ -469,3 +469,21 @@ def test_module_and_script_are_the_same_command():
             [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert "--include-upstream" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_teach_the_same_as_one(short, tmp_path):
+    exact = ["--dropout", "0", "--input-noise", "0", "--gradient-clip-norm", "0.1"]
+    one = [sys.executable, ROOT / "train_convlstm.py", *short, *exact, "--batch-size", 4]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    two = [*torchrun, ROOT / "train_convlstm.py", *short, *exact, "--batch-size", 2]
+    for name, command in (("one", one), ("two", two)):
+        parts = [str(part) for part in [*command, "--output-dir", tmp_path / name]]
+        done = subprocess.run(
+            parts, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    a, b = (load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two"))
+    for name, weight in a.training["weights"].items():
+        torch.testing.assert_close(b.training["weights"][name], weight, rtol=0, atol=1e-5)
+    assert losses(a) == [pytest.approx(row, rel=1e-5) for row in losses(b)]

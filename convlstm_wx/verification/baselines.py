@@ -92,6 +92,8 @@ def fit_climatology(
             f"{', '.join(_clock(minute) for minute in minutes[:6])}. Score times of day that training holds."
         )
     smooth, description = _choose_method(training, wanted_times)
+    minutes = np.unique(keys % 1440)  # other times of day need not be read
+    training = training[np.isin(_minutes(training), minutes)]
     fields = np.empty((keys.size, *values.shape[1:]), np.promote_types(values.dtype, np.float32))
     for rows in _bands(values, minutes.size):
         sums, counts = _sums_by_day(values[:, rows], training, minutes)
