@@ -193,8 +193,8 @@ def evaluate(options: argparse.Namespace) -> int:
     make_folder(folder)
     written = verification.write_scores(scores, folder)
     history = Path(options.checkpoint).parent / "history.csv" if options.checkpoint else None
-    written += _draw(folder, made, truth, scores, facts, history)
-    log.info("written    %s", ", ".join(str(path) for path in written))
+    figures, page = _draw(folder, made, truth, scores, facts, history)
+    log.info("written    %s, %d figures", ", ".join(str(path) for path in [*written, page]), len(figures))
     return DONE
 
 
@@ -301,23 +301,16 @@ def _draw(
     scores: "xr.Dataset",
     facts: dict[str, str],
     history: Path | None,
-) -> list[Path]:
+) -> tuple[list[Path], Path]:
     """The figures and the page."""
     from convlstm_wx.report import page, plots
     from convlstm_wx.verification import evaluate as verification
 
     figures = plots.draw_all(folder / "figures", made, truth, scores, history)
-    return [
-        *figures.values(),
-        page.write_page(
-            folder / "report.html",
-            title="Forecast evaluation",
-            verdicts=verification.verdicts(scores),
-            scores=scores,
-            figures=figures,
-            facts=facts,
-        ),
-    ]
+    verdicts = verification.verdicts(scores)
+    path = folder / "report.html"
+    page.write_page(path, title="Forecast evaluation", verdicts=verdicts, scores=scores, figures=figures, facts=facts)
+    return list(figures.values()), path
 
 
 # compare and sample
