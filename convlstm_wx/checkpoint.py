@@ -17,7 +17,7 @@ from convlstm_wx import __version__
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.inputs import DataSpec
 from convlstm_wx.errors import CheckpointError, ConfigError
-from convlstm_wx.files import replacing
+from convlstm_wx.files import library_errors, replacing
 from convlstm_wx.models.build import build
 from convlstm_wx.models.forecaster import EncoderForecaster
 
@@ -76,7 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights": _to_cpu(checkpoint.weights),
         "training": _to_cpu(checkpoint.training),
     }
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, library_errors():
         torch.save(contents, temporary)
 
 

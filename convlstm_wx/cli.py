@@ -142,6 +142,22 @@ def _positive(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not (text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
 def _add_forecast(subparsers: Any) -> None:
     command = _add_command(
         subparsers, "forecast", commands.forecast, "Forecast from a checkpoint into a CF NetCDF file."
@@ -171,8 +187,10 @@ def _add_evaluate(subparsers: Any) -> None:
         "--months", metavar="TEXT", nargs="+", help="2014-07, 07, 2014 or 2009-01:2010-12 (default: held out)"
     )
     command.add_argument("--allow-seen", action="store_true", help="allow months that training or validation saw")
-    command.add_argument("--confidence", metavar="X", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    command.add_argument("--seed", metavar="N", type=int, default=0, help="of the resampling (default: 0)")
+    command.add_argument(
+        "--confidence", metavar="X", type=_share, default=0.95, help="of the intervals (default: 0.95)"
+    )
+    command.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the resampling (default: 0)")
 
 
 def _add_compare(subparsers: Any) -> None:
@@ -181,8 +199,10 @@ def _add_compare(subparsers: Any) -> None:
     )
     command.add_argument("a", metavar="A", help="scores.nc, or the folder of an evaluation")
     command.add_argument("b", metavar="B", help="what it is compared with")
-    command.add_argument("--confidence", metavar="X", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    command.add_argument("--seed", metavar="N", type=int, default=0, help="of the resampling (default: 0)")
+    command.add_argument(
+        "--confidence", metavar="X", type=_share, default=0.95, help="of the intervals (default: 0.95)"
+    )
+    command.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the resampling (default: 0)")
 
 
 def _add_sample(subparsers: Any) -> None:
@@ -191,7 +211,7 @@ def _add_sample(subparsers: Any) -> None:
         "--output", metavar="FILE", default="data/sample_region.nc", help="(default: data/sample_region.nc)"
     )
     command.add_argument("--years", metavar="N", type=_positive, default=2, help="length of the record (default: 2)")
-    command.add_argument("--seed", metavar="N", type=int, default=0, help="of the simulation (default: 0)")
+    command.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the simulation (default: 0)")
 
 
 # Log
@@ -217,6 +237,8 @@ def _stop_log() -> None:
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
 
 
 if __name__ == "__main__":

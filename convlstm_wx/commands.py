@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.errors import ConfigError
+from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-    from convlstm_wx.checkpoint import Checkpoint
+    from convlstm_wx.data.splits import Split
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def train(options: argparse.Namespace) -> int:
         for line in summary(run, inputs):
             log.info(line)
         result = run.train()
+        log.info("memory used at most: %.1f GB", policy.peak_memory_bytes() / 2**30)
         policy.free_memory()
     return _say_what_next(result, config)
 
@@ -65,8 +66,9 @@ def train(options: argparse.Namespace) -> int:
 def _train_config(options: argparse.Namespace, resumed: dict[str, Any]) -> TrainConfig:
     """Defaults, then the resumed run's settings, then the TOML file, then the command line."""
     given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if hasattr(options, entry.name)}
-    in_file = _read_toml(Path(options.config)) if options.config else {}
-    TrainConfig.from_dict(in_file, source=f"--config {options.config}")
+    in_file = (
+        TrainConfig.typed(_read_toml(Path(options.config)), f"--config {options.config}") if options.config else {}
+    )
     entries = resumed | in_file | given
     if not entries.get("data"):
         raise ConfigError("--data is needed: one or more NetCDF files, a glob, or a Zarr directory")
@@ -85,18 +87,20 @@ def _run_name(data: str | Sequence[str]) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not TOML ({error})") from error
-    return {key.replace("-", "_"): value for key, value in entries.items()}
 
 
 def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:
-    if (folder / "last.pt").exists() and not (options.resume or options.overwrite):
+    if options.resume and options.overwrite:
+        raise ConfigError("--overwrite would delete what --resume goes on from; give one of the two")
+    there = next((folder / name for name in ("last.pt", "interrupted.pt") if (folder / name).exists()), None)
+    if there and not (options.resume or options.overwrite):
         raise ConfigError(
-            f"{folder} holds a run already: go on with --resume {folder / 'last.pt'}, choose another --output-dir, "
+            f"{folder} holds a run already: go on with --resume {there}, choose another --output-dir, "
             f"or replace it with --overwrite"
         )
 
@@ -142,7 +146,7 @@ def forecast(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data)
     checkpoint.spec.check(dataset)
     init_times = choose_init_times(checkpoint.spec, dataset, options.init_time or (), options.start, options.end)
-    check_output(output)
+    check_output(output, [*options.data, options.checkpoint])
     made = make_forecast(
         checkpoint,
         dataset,
@@ -216,7 +220,12 @@ def _score_checkpoint(
     spec.check(dataset)
     times = dataset["time"].values
     roles = spec.split.roles(times)
-    allowed, months = _months_to_score(options, checkpoint, times)
+    if not (roles == TRAIN).any():
+        raise DataError(
+            f"{dataset.attrs['source']}: holds none of the training times, which the climatology is made of; "
+            f"give that file too: --data TRAINING_FILE NEW_FILE"
+        )
+    allowed, months = _months_to_score(options, spec.split, times)
     lead_steps = _lead_steps(options.lead_steps, spec.lead_steps)
     init_times = possible_init_times(spec, times, allowed, lead_steps=lead_steps)
     if not init_times.size:
@@ -245,42 +254,53 @@ def _score_checkpoint(
     return made, select_region(dataset, spec.target.box), times[roles == TRAIN], facts
 
 
-def _months_to_score(
-    options: argparse.Namespace, checkpoint: "Checkpoint", times: "np.ndarray"
-) -> tuple["np.ndarray", str]:
+def _months_to_score(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> tuple["np.ndarray", str]:
     """Which times may be forecast from and verified with, and what to call them."""
-    from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION, parse_periods
+    from convlstm_wx.data.splits import HELD_OUT, parse_periods
 
-    roles = checkpoint.spec.split.roles(times)
     if not options.months:
-        return roles == HELD_OUT, "held out in training"
+        return split.roles(times) == HELD_OUT, "held out in training"
     periods = parse_periods(options.months)
     allowed = periods.contains(times)
-    seen = allowed & ((roles == TRAIN) | (roles == VALIDATION))
+    seen = _check_unseen(options, split, times[allowed])
+    return allowed, periods.describe() + seen
+
+
+def _check_unseen(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> str:
+    """Refuse times that training or validation saw; with --allow-seen a remark to put beside the scores."""
+    from convlstm_wx.data.splits import TRAIN, VALIDATION
+
+    roles = split.roles(times)
+    seen = (roles == TRAIN) | (roles == VALIDATION)
     if seen.any() and not options.allow_seen:
         raise ConfigError(
-            f"--months {' '.join(options.months)}: {int(seen.sum())} of {int(allowed.sum())} times were seen in "
-            f"training or validation, the first {str(times[seen][0])[:16]}; scores would flatter. Add --allow-seen."
+            f"{int(seen.sum())} of {len(times)} times to score were seen in training or validation, the first "
+            f"{str(times[seen].min())[:16]}; scores would flatter. Choose other months, or add --allow-seen."
         )
-    return allowed, periods.describe() + (" (seen in training: scores flatter)" if seen.any() else "")
+    return " (seen in training: scores flatter)" if seen.any() else ""
 
 
 def _score_file(
     options: argparse.Namespace, dataset: "xr.Dataset"
 ) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", dict[str, str]]:
     """An existing forecast file; the climatology comes from the times outside of what it covers."""
+    import numpy as np
+
     from convlstm_wx.checkpoint import load_checkpoint
     from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.data.regions import Grid, Region, select_region
     from convlstm_wx.data.splits import TRAIN
 
-    made = open_forecast(options.forecast)
+    made = _chosen_part(options, open_forecast(options.forecast))
     times = dataset["time"].values
+    scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))
+    remark = ""
     if options.checkpoint:
-        training = times[load_checkpoint(options.checkpoint).spec.split.roles(times) == TRAIN]
-        origin = "the checkpoint's training times"
+        split = load_checkpoint(options.checkpoint).spec.split
+        remark = _check_unseen(options, split, scored)
+        training, origin = times[split.roles(times) == TRAIN], "the checkpoint's training times"
     else:
-        covered = (times >= made["init_time"].values.min()) & (times <= made["valid_time"].values.max())
+        covered = (times >= scored.min()) & (times <= scored.max())
         training, origin = times[~covered], "the times that the forecasts do not cover"
     if not training.size:
         raise ConfigError(
@@ -291,7 +311,26 @@ def _score_file(
     box = Region(grid.lat[0], grid.lat[-1], grid.lon[0], grid.lon[-1])
     _say_forecast(made)
     log.info("climatology from %s", origin)
-    return made, select_region(dataset, box), training, {"Forecast": str(options.forecast), "Climatology": origin}
+    facts = {"Forecast": str(options.forecast) + remark, "Climatology": origin}
+    return made, select_region(dataset, box), training, facts
+
+
+def _chosen_part(options: argparse.Namespace, made: "xr.Dataset") -> "xr.Dataset":
+    """The --months and --lead-steps of a forecast file."""
+    from convlstm_wx.data.splits import parse_periods
+
+    if options.lead_steps:
+        made = made.isel(lead_time=slice(options.lead_steps))
+    if not options.months:
+        return made
+    periods = parse_periods(options.months)
+    valid = made["valid_time"].values
+    inside = periods.contains(made["init_time"].values) & periods.contains(valid.ravel()).reshape(valid.shape).all(
+        axis=1
+    )
+    if not inside.any():
+        raise ConfigError(f"--forecast {options.forecast}: no forecast lies inside {periods.describe()}")
+    return made.isel(init_time=inside)
 
 
 def _draw(

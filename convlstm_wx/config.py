@@ -111,8 +111,8 @@ class TrainConfig:
     def _check_range(name: str, value: Any, low: float | None) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         for number in numbers:
-            if low is not None and number is not None and not number >= low:
-                raise ConfigError(f"{as_flag(name)} {number:g}: must be at least {low:g}")
+            if low is not None and number is not None and not low <= number < 2**63:
+                raise ConfigError(f"{as_flag(name)} {number:g}: must be at least {low:g} and less than 2^63")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, tuples as lists, for JSON and checkpoints."""
@@ -120,7 +120,16 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], source: str = "configuration") -> "TrainConfig":
-        """Back from :meth:`to_dict`, or from a TOML file; absent keys keep their defaults.
+        """Back from :meth:`to_dict`; absent keys keep their defaults.
+
+        Raises:
+            ConfigError: for an unknown key, a value of the wrong type or out of its range, naming it.
+        """
+        return cls(**cls.typed(entries, source))
+
+    @classmethod
+    def typed(cls, entries: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """Entries as of a TOML file under the fields' names and with their types, not yet checked together.
 
         Raises:
             ConfigError: for an unknown key, or a value of the wrong type, naming it.
@@ -132,7 +141,7 @@ class TrainConfig:
             if name not in known:
                 raise ConfigError(f"{source}: unknown setting '{key}'; known are {', '.join(known)}")
             values[name] = _coerce(value, known[name], f"{source}: {key}")
-        return cls(**values)
+        return values
 
 
 def as_flag(name: str) -> str:

@@ -125,7 +125,9 @@ def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
     # TF32 keeps float32's range with 10 bits of mantissa: enough for weather fields, several times faster.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    dtype = None if not use_amp else torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    with torch.cuda.device(index):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = None if not use_amp else torch.bfloat16 if native else torch.float16
     return DevicePolicy(
         device=torch.device("cuda", index),
         amp_dtype=dtype,

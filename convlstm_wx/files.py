@@ -65,6 +65,15 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """PyTorch and the NetCDF library report a full disk as a RuntimeError; an OSError is what it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all.
 

@@ -134,8 +134,12 @@ def test_workers_change_nothing_but_who_gathers(short, reference, tmp_path):
 
 def test_settings_come_from_toml_and_the_command_line_wins(trained, tmp_path):
     toml = tmp_path / "run.toml"
-    toml.write_text(f'data = "{trained / "region.nc"}"\nnum-epochs = 1\nhidden_channels = [4, 8]\ninput_steps = 2\n')
-    assert run("train", "--config", toml, "--output-dir", tmp_path / "run", "--input-steps", 3) == 0
+    boxes = "upstream_region = [[50, 60, -10, -2]]\n"
+    numbers = "num-epochs = 1\nhidden_channels = [4, 8]\ninput_steps = 2\n"
+    toml.write_text(f'data = "{trained / "region.nc"}"\n' + boxes + numbers)
+    assert (
+        run("train", "--config", toml, "--output-dir", tmp_path / "run", "--input-steps", 3, "--include-upstream") == 0
+    )
     config = load_checkpoint(tmp_path / "run/last.pt").config
     assert (config.num_epochs, config.input_steps, config.hidden_channels) == (1, 3, (4, 8))
 
@@ -182,6 +186,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(short, tmp_path):
 
 def losses(checkpoint) -> list[tuple[float, float]]:
     return [(row["train_loss"], row["validation_loss"]) for row in checkpoint.training["progress"]["history"]]
+
+
+def test_an_option_given_with_resume_holds_from_there_on(short, tmp_path):
+    assert run("train", *short, "--num-epochs", 2, "--checkpoint-frequency", 1, "--output-dir", tmp_path / "a") == 0
+    resume = [
+        "train",
+        *short[:2],
+        "--resume",
+        tmp_path / "a/epoch_0001.pt",
+        "--weight-decay",
+        0.9,
+        "--learning-rate",
+        0.01,
+    ]
+    assert run(*resume, "--output-dir", tmp_path / "b") == 0
+    assert run(*resume, "--output-dir", tmp_path / "c", "--weight-decay", 0.1) == 0
+    b, c = (load_checkpoint(tmp_path / name / "last.pt").training for name in "bc")
+    assert b["optimizer"]["param_groups"][0]["weight_decay"] == 0.9
+    assert not same(b["weights"], c["weights"])
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience_only(short, tmp_path, capsys):
+    options = ["--learning-rate", 0, "--num-epochs", 9, "--early-stopping-patience", 1, "--output-dir", tmp_path / "a"]
+    assert run("train", *short, *options) == 0
+    resume = ["train", *short[:2], "--resume", tmp_path / "a/last.pt"]
+    assert run(*resume, "--num-epochs", 12) == 2
+    assert "give a longer --early-stopping-patience" in capsys.readouterr().err
+    assert run(*resume, "--early-stopping-patience", 3) == 0
 
 
 @pytest.mark.slow
@@ -296,6 +328,45 @@ def test_a_forecast_file_is_scored_like_the_forecasts_themselves(trained, tmp_pa
     np.testing.assert_allclose(a["rmse"].sel(system="model"), c["rmse"].sel(system="model"), rtol=1e-4)
 
 
+def test_forecasts_of_seen_months_in_a_file_are_refused_and_its_months_and_leads_chosen(trained, tmp_path, capsys):
+    data = ["--data", trained / "region.nc", "--checkpoint", trained / "run/best.pt"]
+    span = ["--start", "2001-01-10", "--end", "2001-02-20"]
+    assert run("forecast", *data, *span, "--output", tmp_path / "f.nc") == 0
+    score = ["evaluate", *data, "--forecast", tmp_path / "f.nc", "--output", tmp_path / "e"]
+    assert run(*score) == 2
+    assert "were seen in training or validation" in capsys.readouterr().err
+    assert run(*score, "--allow-seen", "--months", "2001-02", "--lead-steps", 1) == 0
+    scores = xr.open_dataset(tmp_path / "e/scores.nc")
+    assert scores.sizes["lead_time"] == 1
+    assert scores["init_time"].values.min() == np.datetime64("2001-02-01")
+    assert run(*score, "--allow-seen", "--months", "2002-01") == 2
+    assert "no forecast lies inside 2002-01" in capsys.readouterr().err
+
+
+def test_confidence_and_seed_change_the_intervals(trained, tmp_path):
+    changes = {"a": [], "b": ["--confidence", 0.5], "c": ["--seed", 1]}
+    for name, options in changes.items():
+        assert evaluation(trained, tmp_path / name, "--months", "2002", "--lead-steps", 1, *options) == 0
+    a, b, c = (xr.open_dataset(tmp_path / name / "scores.nc")["skill_low"] for name in changes)
+    assert (b > a).any()
+    assert (c != a).any()
+
+
+def test_the_training_file_is_asked_for_before_hours_of_forecasts(trained, tmp_path, capsys):
+    later = write(region(levels=(850, 500)).isel(time=slice(370, None)), tmp_path / "later.nc")
+    data = ["--checkpoint", trained / "run/best.pt", "--data", later, "--output", tmp_path / "e"]
+    assert run("evaluate", *data) == 2
+    assert "holds none of the training times" in capsys.readouterr().err
+
+
+def test_targets_on_different_levels_are_forecast_and_scored_at_their_own(trained, short, tmp_path):
+    options = [*short[2:], "--target-variables", "z@500hPa", "t2m", "--data", trained / "region.nc"]
+    assert run("train", *options, "--output-dir", tmp_path / "run") == 0
+    data = ["--checkpoint", tmp_path / "run/best.pt", "--data", trained / "region.nc"]
+    assert run("evaluate", *data, "--output", tmp_path / "e") == 0
+    assert xr.open_dataset(tmp_path / "e/scores.nc")["channel"].values.tolist() == ["t2m", "z@500hPa"]
+
+
 def test_an_evaluation_is_no_better_than_itself(trained, tmp_path, capsys):
     assert evaluation(trained, tmp_path / "a") == 0
     capsys.readouterr()
@@ -334,27 +405,29 @@ def test_points_that_training_never_saw_stay_missing(tmp_path):
 
 # mistakes
 
+RESUME = ["--data", "region.nc", "--resume", "run/last.pt", "--num-epochs", "2"]
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "none.nc"], "none.nc"),
-        (["--data", "text.nc"], "text.nc"),
-        (["--data", "no_time.nc"], "time"),
-        (["--data", "no_lat.nc"], "lat"),
-        (["--data", "backwards.nc"], "2001"),
-        (["--data", "twice.nc"], "2001"),
-        (["--data", "short.nc"], "5"),
-        (["--data", "empty.nc"], "t2m"),
+        (["--data", "none.nc"], "none.nc: no such file"),
+        (["--data", "text.nc"], "text.nc: not a NetCDF file"),
+        (["--data", "no_time.nc"], "no_time.nc: no time axis: its dimensions are lat (7), lon (9)"),
+        (["--data", "no_lat.nc"], "no_lat.nc: no latitude axis"),
+        (["--data", "backwards.nc"], "time is not increasing: 2001-04-29T00:00 (step 1) comes after"),
+        (["--data", "twice.nc"], "twice.nc: time 2001-01-03T00:00 occurs twice, at steps 2 and 3"),
+        (["--data", "short.nc"], "leave no window of 8 steps for training; at least 38 times"),
+        (["--data", "empty.nc"], "empty.nc: all values of 't2m' are missing"),
         (["--data", "region.nc", "--variables", "rain"], "no variable rain; the file has t2m, tp"),
         (["--data", "region.nc", "--levels", "850"], "no level 850 hPa; the file has no levels"),
-        (["--data", "region.nc", "--held-out-months", "1999"], "1999"),
-        (["--data", "region.nc", "--held-out-months", "soon"], "soon"),
+        (["--data", "region.nc", "--held-out-months", "1999"], "no time of the data lies there; it covers 2001-01-01"),
+        (["--data", "region.nc", "--held-out-months", "soon"], "'soon' is not a period; write 2014-07"),
         (["--data", "region.nc", "--device", "tpu"], "--device tpu: unknown device"),
-        (["--data", "region.nc", "--device", "cuda:99"], "cuda"),
-        (["--data", "region.nc", "--target-region", "0", "9", "0", "9"], "region.nc"),
-        (["--data", "region.nc", "--target-region", "50.1", "50.2", "0", "6"], "region.nc"),
-        (["--data", "region.nc", "--target-region", "60", "50", "0", "6"], "60"),
+        (["--data", "region.nc", "--device", "cuda:99"], "--device cuda"),
+        (["--data", "region.nc", "--target-region", "0", "9", "0", "9"], "no grid points in the region 0 to 9"),
+        (["--data", "region.nc", "--target-region", "50.1", "50.2", "0", "6"], "no grid points in the region 50.1"),
+        (["--data", "region.nc", "--target-region", "60", "50", "0", "6"], "the first two are LAT_MIN LAT_MAX"),
         (["--data", "region.nc", "--input-steps", "0"], "--input-steps 0: must be at least 1"),
         (["--data", "region.nc", "--input-steps", "many"], "invalid int value: 'many'"),
         (["--data", "region.nc", "--input-steps", "400"], "leave no window of 404 steps"),
@@ -365,8 +438,14 @@ def test_points_that_training_never_saw_stay_missing(tmp_path):
         (["--data", "region.nc", "--config", "text.nc"], "text.nc: not TOML"),
         (["--data", "region.nc", "--config", "wrong.toml"], "wrong.toml: unknown setting 'epochs'"),
         (["--data", "region.nc", "--resume", "text.nc"], "text.nc: not a whole checkpoint"),
-        (["--data", "region.nc", "--resume", "run/last.pt", "--hidden-channels", "4"], "has another shape"),
-        (["--data", "region.nc", "--resume", "run/last.pt", "--variables", "t2m"], "another"),
+        (["--data", "region.nc", "--seed", str(2**70)], "must be at least 0 and less than 2^63"),
+        (["--data", "region.nc", "--memory-budget", "inf"], "--memory-budget inf: must be"),
+        ([*RESUME, "--hidden-channels", "4"], "hidden_channels [4, 8] there, [4] here"),
+        ([*RESUME, "--variables", "t2m"], "inputs t2m tp there, t2m here"),
+        ([*RESUME, "--target-variables", "tp"], "targets t2m tp there, tp here"),
+        ([*RESUME, "--target-region", "50", "58", "0", "6"], "another one: "),
+        ([*RESUME, "--held-out-months", "2001-02"], "another split"),
+        ([*RESUME, "--overwrite"], "--overwrite would delete what --resume goes on from"),
         (["--data", "region.nc", "--resume", "run/last.pt"], "all 1 epochs are done already"),
         ([], "--data is needed"),
     ],
@@ -398,6 +477,8 @@ def mistakes(tmp_path_factory) -> Path:
     empty = good.copy(deep=True)
     empty["t2m"][:] = np.nan
     write(empty, folder / "empty.nc")
+    (folder / "mine.zarr").mkdir()
+    (folder / "mine.zarr/notes.txt").write_text("mine")
     options = ["--output-dir", folder / "run", "--num-epochs", 1, *SMALL]
     assert run("train", "--data", folder / "region.nc", *options) == 0
     return folder
@@ -416,6 +497,13 @@ def _exit_code(arguments: list[str]) -> int:
         (["forecast", "--checkpoint", "none.pt", "--output", "f.nc"], "none.pt: no such checkpoint"),
         (["forecast", "--checkpoint", "run/best.pt", "--output", "f.txt"], "must end in .nc or .zarr"),
         (["forecast", "--checkpoint", "run/best.pt", "--output", "text.nc/f.nc"], "cannot be written"),
+        (["forecast", "--checkpoint", "run/best.pt", "--output", "region.nc"], "is an input of this command"),
+        (["forecast", "--checkpoint", "run/best.pt", "--output", "mine.zarr"], "is a folder that is not a Zarr store"),
+        (
+            ["forecast", "--checkpoint", "run/best.pt", "--output", "a/b/f.nc", "--init-time", "2031-01-01"],
+            "not a time of",
+        ),
+        (["forecast", "--checkpoint", "run/best.pt", "--output", "f.nc", "--init-time", "3000-01-01"], "out of range"),
         (["forecast", "--checkpoint", "run/best.pt", "--output", "f.nc", "--init-time", "2031-01-01"], "not a time of"),
         (["forecast", "--checkpoint", "run/best.pt", "--output", "f.nc", "--init-time", "2001-01-02"], "input times"),
         (["forecast", "--checkpoint", "run/best.pt", "--output", "f.nc", "--init-time", "noon"], "noon: not a time"),
@@ -423,10 +511,15 @@ def _exit_code(arguments: list[str]) -> int:
         (["forecast", "--checkpoint", "run/best.pt", "--output", "f.nc", "--lead-steps", "0"], "at least 1"),
         (["forecast", "--output", "f.nc"], "--checkpoint"),
         (["evaluate", "--output", "e"], "--checkpoint is needed, unless"),
-        (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--months", "1999"], "1999"),
+        (
+            ["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--months", "1999"],
+            "1999: no 5 consecutive times of them in region.nc",
+        ),
         (["evaluate", "--checkpoint", "run/best.pt", "--output", "text.nc/e"], "cannot be written"),
-        (["evaluate", "--forecast", "text.nc", "--output", "e"], "text.nc"),
-        (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--device", "cuda:99"], "cuda"),
+        (["evaluate", "--forecast", "text.nc", "--output", "e"], "text.nc: not a NetCDF file"),
+        (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--confidence", "95"], "between 0 and 1"),
+        (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--seed", "-1"], "whole number from 0"),
+        (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--device", "cuda:99"], "--device cuda"),
     ],
     ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
 )

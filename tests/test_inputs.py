@@ -101,9 +101,33 @@ def test_a_static_field_becomes_a_forcing(tmp_path):
     dataset = region()
     dataset["orography"] = (("lat", "lon"), np.arange(63.0).reshape(7, 9), {"units": "m"})
     inputs = prepare_training(config(write(dataset, tmp_path / "static.nc")))
-    assert inputs.spec.target.static_channels == 1
+    assert inputs.spec.target.static_names == ("orography",)
     last = inputs.sources.target.forcings.at(inputs.sources.times[:1])[0, -1]
     assert last[-1, 0] == last.min()
+
+
+def test_static_fields_that_differ_are_named_and_constant_ones_are_zero(tmp_path):
+    dataset = region()
+    dataset["lsm"] = (("lat", "lon"), np.ones((7, 9)), {"units": "1"})
+    path = write(dataset, tmp_path / "static.nc")
+    inputs = prepare_training(config(path))
+    assert not inputs.sources.target.forcings.static_FHW.any()
+    without = open_dataset([write(region(), tmp_path / "without.nc")])
+    assert inputs.spec.differences(without) == ["static fields none instead of lsm"]
+
+
+def test_a_level_that_is_not_used_need_not_be_whole(tmp_path):
+    dataset = region(levels=(850, 500))
+    dataset["z"][:, 0] = np.nan
+    path = write(dataset, tmp_path / "half.nc")
+    assert [c.name for c in prepare_training(config(path, levels=(500.0,))).spec.channels][-1] == "z@500hPa"
+    with pytest.raises(DataError, match="all values of 'z@850hPa' are missing"):
+        prepare_training(config(path))
+
+
+def test_a_variable_named_twice_is_read_once(path):
+    inputs = prepare_training(config(path, variables=("t2m", "tp", "t2m")))
+    assert [c.name for c in inputs.spec.channels] == ["t2m", "tp"]
 
 
 def test_an_upstream_region_is_read_on_its_own_grid(path):

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from convlstm_wx.data import quality
-from convlstm_wx.data.reading import describe_step, hours, open_dataset, open_forecast, time_step
+from convlstm_wx.data.reading import describe_step, open_dataset, open_forecast, time_step
 from convlstm_wx.errors import DataError
 
 START = np.datetime64("2001-01-01", "ns")
@@ -556,18 +556,17 @@ def test_the_time_step_is_the_most_common_one():
 
 
 @pytest.mark.parametrize(
-    ("step", "text", "number"),
+    ("step", "text"),
     [
-        (DAY, "1 d", 24),
-        (6 * HOUR, "6 h", 6),
-        (36 * HOUR, "36 h", 36),
-        (HALF_HOUR, "30 min", 0.5),
-        (SECOND, "1 s", 1 / 3600),
+        (DAY, "1 d"),
+        (6 * HOUR, "6 h"),
+        (36 * HOUR, "36 h"),
+        (HALF_HOUR, "30 min"),
+        (SECOND, "1 s"),
     ],
 )
-def test_steps_are_told_in_the_largest_unit_that_fits(step, text, number):
+def test_steps_are_told_in_the_largest_unit_that_fits(step, text):
     assert describe_step(step.astype("timedelta64[ns]")) == text
-    assert hours(step) == pytest.approx(number)
 
 
 # Real files

@@ -22,12 +22,13 @@ from convlstm_wx.data.store import (
     memory_budget_bytes,
     read_values,
     static_fields,
+    static_names,
     time_slices,
 )
 from convlstm_wx.data.windows import Source, Windows, init_indices
 from convlstm_wx.errors import CheckpointError, DataError
 
-KEPT_ATTRIBUTES = ("units", "long_name", "standard_name")
+KEPT_ATTRIBUTES = ("units", "long_name", "standard_name", "cell_methods")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RegionSpec:
     box: Region | None
     grid: Grid
     statistics: Statistics
-    static_channels: int
+    static_names: tuple[str, ...]
 
     @property
     def input_channels(self) -> int:
@@ -47,7 +48,7 @@ class RegionSpec:
     @property
     def forcing_channels(self) -> int:
         """Forcing channels of this region."""
-        return len(Forcings.NAMES) + self.static_channels
+        return len(Forcings.NAMES) + len(self.static_names)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types and arrays, for a checkpoint."""
@@ -55,7 +56,7 @@ class RegionSpec:
             "box": None if self.box is None else list(self.box.as_tuple()),
             "grid": self.grid.to_dict(),
             "statistics": self.statistics.to_dict(),
-            "static_channels": self.static_channels,
+            "static_names": list(self.static_names),
         }
 
     @classmethod
@@ -63,7 +64,7 @@ class RegionSpec:
         """Back from :meth:`to_dict`."""
         box = None if entries["box"] is None else Region(*entries["box"])
         grid, statistics = Grid.from_dict(entries["grid"]), Statistics.from_dict(entries["statistics"])
-        return cls(box, grid, statistics, entries["static_channels"])
+        return cls(box, grid, statistics, tuple(entries["static_names"]))
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,38 @@ class DataSpec:
         step = time_step(dataset["time"].values)
         if step != self.step:
             found.append(f"time step {describe_step(step)} instead of {describe_step(self.step)}")
+        if static_names(dataset) != self.target.static_names:
+            found.append(
+                f"static fields {_listed(static_names(dataset))} instead of {_listed(self.target.static_names)}"
+            )
         for region in (self.target, *self.upstream):
             try:
                 found.extend(region.grid.differences(Grid.from_dataset(select_region(dataset, region.box))))
             except DataError as error:
                 found.append(str(error))
         return found
+
+    def changes(self, now: "DataSpec") -> list[str]:
+        """What another description has different: a run goes on with the same data only."""
+        found = [
+            f"{what} {_listed(a)} there, {_listed(b)} here"
+            for what, a, b in (
+                ("inputs", [c.name for c in self.channels], [c.name for c in now.channels]),
+                ("targets", [c.name for c in self.targets], [c.name for c in now.targets]),
+                (
+                    "units",
+                    [a["units"] for a in self.attributes.values()],
+                    [a["units"] for a in now.attributes.values()],
+                ),
+                ("static fields", self.target.static_names, now.target.static_names),
+                ("upstream regions", [str(r.box) for r in self.upstream], [str(r.box) for r in now.upstream]),
+                ("time step", [describe_step(self.step)], [describe_step(now.step)]),
+            )
+            if list(a) != list(b)
+        ]
+        for mine, theirs in zip((self.target, *self.upstream), (now.target, *now.upstream)):
+            found.extend(mine.grid.differences(theirs.grid))
+        return found + (["another split into training, validation and held out"] if self.split != now.split else [])
 
     def check(self, dataset: xr.Dataset) -> None:
         """Refuse a dataset that differs.
@@ -159,6 +186,10 @@ class DataSpec:
                 f"{dataset.attrs.get('source', 'the data')} does not fit the checkpoint, which was trained on "
                 f"{self.source}: {'; '.join(found)}"
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " ".join(names) or "none"
 
 
 _PLAIN_FIELDS = ("attributes", "step_s", "input_steps", "lead_steps", "lat_descending", "source")
@@ -285,10 +316,14 @@ def prepare_training(config: TrainConfig, cache_folder: Path | None = None) -> T
     dataset = open_dataset(config.data)
     channels = choose_channels(dataset, config.variables, config.levels)
     targets = choose_targets(channels, config.target_variables)
+    if config.levels and "level" in dataset.dims:  # what is not used need not be whole
+        dataset = dataset.isel(level=np.isin(dataset["level"].values, config.levels))
     names = list(dict.fromkeys(channel.variable for channel in channels))
     box = None if config.target_region is None else Region(*config.target_region)
     target_data = select_region(dataset, box)
     times = dataset["time"].values
+    if len(times) < 2:
+        raise DataError(f"{dataset.attrs['source']}: {len(times)} time in the file; a forecast needs a series of them")
     step = time_step(times)
     split = make_split(
         times,
@@ -308,7 +343,7 @@ def prepare_training(config: TrainConfig, cache_folder: Path | None = None) -> T
         channel_attributes = [attributes[channel.variable] for channel in channels]
         statistics = fit_statistics(values, times, roles == TRAIN, channels, channel_attributes, step)
         source, complete = _make_source(values, part, statistics)
-        regions.append(RegionSpec(region_box, source.forcings.grid, statistics, len(source.forcings.static_FHW)))
+        regions.append(RegionSpec(region_box, source.forcings.grid, statistics, static_names(part)))
         built.append((source, complete))
     spec = DataSpec(
         target=regions[0],

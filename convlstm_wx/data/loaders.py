@@ -1,6 +1,9 @@
 """Batches as tensors: the one room of `data` that knows torch."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -84,4 +87,19 @@ def load_batches(
         # how often batches were loaded, and a resumed run repeats them.
         generator=torch.Generator(),
     )
-    yield from loader
+    with _deaf_to_interrupts() if num_workers else nullcontext():
+        loaded = iter(loader)
+    yield from loaded
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Worker processes that start in here ignore Ctrl-C: the parent alone decides, and never waits for a dead one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -95,11 +95,6 @@ def time_step(times: np.ndarray) -> np.timedelta64:
     return steps[counts.argmax()]
 
 
-def hours(step: np.timedelta64) -> float:
-    """A duration in hours."""
-    return float(step / np.timedelta64(1, "h"))
-
-
 def describe_step(step: np.timedelta64) -> str:
     """A duration for people: "1 d", "6 h", "30 min"."""
     for unit, name in ((np.timedelta64(1, "D"), "d"), (np.timedelta64(1, "h"), "h"), (np.timedelta64(1, "m"), "min")):

@@ -70,7 +70,8 @@ class Period:
         """Which times lie in the period."""
         if self.month:
             return times.astype("datetime64[M]").astype(np.int64) % 12 + 1 == self.month
-        return (times >= self.start) & (times < self.end)
+        seconds = times.astype("datetime64[s]")  # nanoseconds end in 2262, periods need not
+        return (seconds >= self.start) & (seconds < self.end)
 
     def describe(self) -> str:
         """In words."""

@@ -1,6 +1,6 @@
 """The [time, channel, lat, lon] array that training and forecasting gather from.
 
-A file is read once, in slices of time. What fits the memory budget is kept in memory, the rest in a memory-mapped
+What fits the memory budget is kept in memory, the rest in a memory-mapped
 file that goes with the process. Shapes: N times, C channels, H lat, W lon, F static fields.
 """
 
@@ -40,7 +40,7 @@ def choose_channels(
         has = ", ".join(f"{level:g}" for level in held) or "no levels"
         raise ConfigError(f"{_source(dataset)}: no level {', '.join(missing)} hPa; the file has {has}. Check --levels.")
     channels: list[Channel] = []
-    for name in variables or there:
+    for name in dict.fromkeys(variables or there):
         at = [level for level in held if not wanted or level in wanted] if "level" in dataset[name].dims else [None]
         channels.extend(Channel(name, level) for level in at)
     return tuple(channels)
@@ -62,20 +62,22 @@ def choose_targets(channels: Sequence[Channel], target_variables: Sequence[str])
     return tuple(channel for channel in channels if channel.variable in wanted or channel.name in wanted)
 
 
+def static_names(dataset: xr.Dataset) -> tuple[str, ...]:
+    """The fields without a time (orography, land-sea mask ...), by name."""
+    return tuple(sorted(str(name) for name, values in dataset.data_vars.items() if values.dims == ("lat", "lon")))
+
+
 def static_fields(dataset: xr.Dataset) -> np.ndarray:
-    """The file's fields without a time (orography, land-sea mask ...), each standardised, missing as 0: [F, H, W]."""
-    fields = []
-    for name, values in sorted(dataset.data_vars.items(), key=lambda item: str(item[0])):
-        if values.dims != ("lat", "lon"):
-            continue
-        field = np.asarray(values.values, np.float64)
-        spread = np.nanstd(field) if np.isfinite(field).any() else 0.0
-        if not spread > 0:
-            raise DataError(
-                f"{_source(dataset)}: the static field '{name}' is constant or missing; drop it from the file"
-            )
-        fields.append(np.nan_to_num((field - np.nanmean(field)) / spread))
-    return np.asarray(fields, np.float32).reshape(len(fields), dataset.sizes["lat"], dataset.sizes["lon"])
+    """These fields, each standardised, missing as 0, float32 [F, H, W]; one that is constant here is 0 throughout."""
+    names = static_names(dataset)
+    fields = np.zeros((len(names), dataset.sizes["lat"], dataset.sizes["lon"]), np.float32)
+    for field, name in zip(fields, names):
+        values = np.asarray(dataset[name].values, np.float64)
+        known = np.isfinite(values)
+        spread = values[known].std() if known.any() else 0.0
+        if spread > 0:
+            field[known] = (values[known] - values[known].mean()) / spread
+    return fields
 
 
 def memory_budget_bytes(gigabytes: float | None) -> int:

@@ -62,9 +62,12 @@ def choose_init_times(
 
 def _parse_time(option: str, text: str) -> np.datetime64:
     try:
-        return np.datetime64(text, "ns")
+        time = np.datetime64(text.removesuffix("Z"), "s")
     except ValueError as error:
         raise ConfigError(f"{option} {text}: not a time; write it as 2008-07-01 or 2008-07-01T12:00") from error
+    if not np.datetime64("1678") < time < np.datetime64("2262"):
+        raise ConfigError(f"{option} {text}: out of range; files hold times from 1678 to 2261")
+    return time.astype("datetime64[ns]")
 
 
 def _newest_init_time(spec: DataSpec, dataset: xr.Dataset) -> np.ndarray:
@@ -115,8 +118,8 @@ def make_forecast(
     complete = _inputs_complete(spec, sources, at)
     if (not complete.all() and not skip_incomplete) or not complete.any():
         raise DataError(
-            f"{spec.source}: inputs of init time {_text(init_times[~complete][0])} have missing values that training "
-            f"had not; choose another --init-time"
+            f"{dataset.attrs['source']}: inputs of init time {_text(init_times[~complete][0])} have missing values "
+            f"that training had not; choose another --init-time"
         )
     if not complete.all():
         log.warning("%d of %d init times left out: their inputs have missing values", (~complete).sum(), complete.size)

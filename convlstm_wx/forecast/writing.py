@@ -3,6 +3,7 @@
 Shapes: N init times, L lead times, D target channels, H lat, W lon.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 from convlstm_wx import __version__
 from convlstm_wx.data.inputs import DataSpec
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.files import make_folder, replacing
+from convlstm_wx.files import check_can_make, library_errors, make_folder, replacing
 
 CONVENTIONS = "CF-1.11"
 EPOCH = "hours since 1970-01-01"
@@ -38,7 +39,8 @@ def to_dataset(spec: DataSpec, init_times: np.ndarray, fields_NLDHW: np.ndarray)
         "lat": ("lat", np.asarray(grid.lat), {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         "lon": ("lon", np.asarray(grid.lon), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
-    dataset = xr.merge([_variable(spec, name, values) for name in dict.fromkeys(c.variable for c in spec.targets)])
+    variables = [_variable(spec, name, values) for name in dict.fromkeys(c.variable for c in spec.targets)]
+    dataset = xr.merge(variables, join="outer")  # a level that only one variable has is missing in the others
     dataset = dataset.assign_coords(coords)
     if spec.lat_descending:
         dataset = dataset.isel(lat=slice(None, None, -1))
@@ -78,6 +80,7 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
         ConfigError: for another ending, a folder that cannot be written, or Zarr without the zarr package.
     """
     check_output(path)
+    make_folder(path.parent)
     encoding: dict[str, dict[str, object]] = {
         "init_time": {"units": EPOCH, "dtype": "int64"},
         "valid_time": {"units": EPOCH, "dtype": "int64"},
@@ -95,7 +98,7 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
         for name in ("lat", "lon", "latitude", "longitude", "level")
         if name in dataset.coords
     }
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, library_errors():
         if path.suffix == ".zarr":
             dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
         else:
@@ -103,12 +106,22 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
             dataset.to_netcdf(temporary, encoding=encoding | {str(name): compression for name in dataset.data_vars})
 
 
-def check_output(path: Path) -> None:
-    """Refuse what could not be written, before hours are spent on it.
+def check_output(path: Path, inputs: Sequence[str | Path] = ()) -> None:
+    """Refuse what could not or should not be written, before hours are spent on it. Nothing is created.
+
+    Args:
+        path: where the forecast is to go.
+        inputs: files that must not be replaced.
 
     Raises:
-        ConfigError: for an unknown ending, a missing package or a folder that cannot be written.
+        ConfigError: for an unknown ending, a missing package, a folder that cannot be written, an input file, or
+            something in the way that is no forecast.
     """
+    if any(path.resolve() == Path(entry).resolve() for entry in inputs):
+        raise ConfigError(f"--output {path}: is an input of this command; choose another name")
+    is_store = any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
+    if path.is_dir() and not (path.suffix == ".zarr" and is_store):
+        raise ConfigError(f"--output {path}: is a folder that is not a Zarr store; choose another name")
     if path.suffix not in (".nc", ".zarr"):
         raise ConfigError(f"--output {path}: must end in .nc or .zarr")
     if path.suffix == ".zarr":
@@ -116,7 +129,7 @@ def check_output(path: Path) -> None:
             import zarr  # noqa: F401 - an optional package, asked for only here
         except ImportError as error:
             raise ConfigError(f"--output {path}: needs the zarr package: pip install 'convlstm_wx[zarr]'") from error
-    make_folder(path.parent)
+    check_can_make(path.parent)
 
 
 def _has_minutes(times: np.ndarray) -> bool:

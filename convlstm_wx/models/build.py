@@ -1,6 +1,6 @@
 """A network from its name and a plain dict: what a checkpoint stores, and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,22 +28,13 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def activation_bytes(
-    *,
-    batch_size: int,
-    input_steps: int,
-    lead_steps: int,
-    height: int,
-    width: int,
-    hidden_channels: list[int],
-    bytes_per_value: int = 4,
+    *, batch_size: int, steps: int, height: int, width: int, hidden_channels: Sequence[int], bytes_per_value: int = 4
 ) -> int:
-    """What one training step keeps for its backward pass: an estimate, within about a factor of 1.5.
+    """What a training step keeps of one region for its backward pass: a rough estimate.
 
     Per time step and resolution a ConvLSTM keeps its gates before and after their activation (8 K), the cell and
     hidden states and their products (5 K), its input and the features around it (5 K).
     """
-    values = 0
-    for level, channels in enumerate(hidden_channels):
-        points = -(-height // 2**level) * -(-width // 2**level)
-        values += points * channels * 18 * (input_steps + lead_steps)
+    points = [-(-height // 2**level) * -(-width // 2**level) for level in range(len(hidden_channels))]
+    values = 18 * sum(p * k for p, k in zip(points, hidden_channels)) * steps
     return values * batch_size * bytes_per_value

@@ -74,6 +74,9 @@ def _points(x_BKHW: Tensor) -> Tensor:
 
 
 def _heads(x_BNK: Tensor) -> Tensor:
-    """[B, N, K] -> [B, heads, N, K / heads]; a width that four heads do not divide gets one."""
+    """[B, N, K] -> [B, heads, N, K / heads]; a width that four heads do not divide gets one.
+
+    Contiguous: attention on MPS gives wrong numbers for what is not (pytorch#163597, #181133).
+    """
     heads = HEADS if x_BNK.shape[-1] % HEADS == 0 else 1
-    return x_BNK.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x_BNK.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous()

@@ -134,10 +134,6 @@ class Run:
         self.steps_per_epoch = math.ceil(len(self.training_windows) / self._windows_per_step)
         if resume is not None:
             self._restore(resume)
-        if self.progress.epoch > config.num_epochs:
-            raise ConfigError(
-                f"--resume: all {config.num_epochs} epochs are done already; give more with --num-epochs to go on"
-            )
 
     @property
     def _windows_per_step(self) -> int:
@@ -297,25 +293,40 @@ class Run:
         )
 
     def _restore(self, resume: Checkpoint) -> None:
-        """Go on exactly where the checkpoint stands."""
-        if resume.spec.split != self.spec.split:
-            raise CheckpointError("--resume: the data or options now give another split than the checkpoint's run")
-        try:
-            self.learner.network.load_state_dict(resume.training["weights"])
-            self.learner.optimizer.load_state_dict(resume.training["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"--resume: the checkpoint's network has another shape than this run's "
-                f"({', '.join(_option_differences(resume.model_options, self.options)) or error})"
-            ) from error
-        self.learner.scaler.load_state_dict(resume.training["scaler"])
-        self.learner.averaged.load_state_dict(resume.training["averaged"])
-        self.policy.set_random_states(resume.training["random"])
-        self.progress = Progress(**resume.training["progress"])
+        """Go on exactly where the checkpoint stands; what changed on the command line since then holds from now on."""
+        found = resume.spec.changes(self.spec) + _option_differences(resume.model_options, self.options)
+        if found:
+            raise CheckpointError(f"--resume: the checkpoint's run was another one: {'; '.join(found)}")
+        learner, saved = self.learner, resume.training
+        fresh = [{name: group[name] for name in ("weight_decay", "fused")} for group in learner.optimizer.param_groups]
+        learner.network.load_state_dict(saved["weights"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        for group, settings in zip(learner.optimizer.param_groups, fresh):
+            group.update(settings)
+        if saved["scaler"]:  # empty where the run so far needed no scaler
+            learner.scaler.load_state_dict(saved["scaler"])
+        learner.averaged.load_state_dict(saved["averaged"])
+        self.policy.set_random_states(saved["random"])
+        self.progress = Progress(**saved["progress"])
+        self._check_something_left()
+
+    def _check_something_left(self) -> None:
+        config, progress = self.config, self.progress
+        if progress.epoch > config.num_epochs:
+            raise ConfigError(
+                f"--resume: all {config.num_epochs} epochs are done already; give more with --num-epochs to go on"
+            )
+        if EarlyStopping(config.early_stopping_patience, progress.best, progress.waited).should_stop:
+            raise ConfigError(
+                f"--resume: the run stopped early, {progress.waited} epochs after its best; "
+                f"give a longer --early-stopping-patience to go on"
+            )
 
 
 def _option_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    return [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]]
+    """What makes the two networks different; dropout may change on the way."""
+    names = [name for name in ours if name not in ("dropout", "increment_scale")]
+    return [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in names if theirs.get(name) != ours[name]]
 
 
 def _some_windows(inputs: TrainingInputs, role: int, name: str) -> Windows:

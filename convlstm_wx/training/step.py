@@ -79,8 +79,8 @@ class Learner:
     def _descend(self, learning_rate: float) -> bool:
         """Clip and step; False if the gradient is not finite."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.processes.sum_gradients(parameters)  # still scaled: all processes then unscale, or skip, alike
         self.scaler.unscale_(self.optimizer)
-        self.processes.sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or torch.inf)
         is_finite = bool(torch.isfinite(norm))
         if is_finite:

@@ -61,13 +61,15 @@ def _memory(run: Run, inputs: TrainingInputs) -> str:
     arrays = [source.values_NCHW for source in (inputs.sources.target, *inputs.sources.upstream)]
     mapped = any(isinstance(array, np.memmap) for array in arrays)
     data = sum(array.nbytes for array in arrays)
-    activations = activation_bytes(
-        batch_size=run.config.batch_size,
-        input_steps=spec.input_steps,
-        lead_steps=spec.lead_steps,
-        height=len(spec.target.grid.lat),
-        width=len(spec.target.grid.lon),
-        hidden_channels=list(run.config.hidden_channels),
+    activations = sum(
+        activation_bytes(
+            batch_size=run.config.batch_size,
+            steps=spec.input_steps + (spec.lead_steps if region is spec.target else 0),
+            height=len(region.grid.lat),
+            width=len(region.grid.lon),
+            hidden_channels=run.config.hidden_channels,
+        )
+        for region in (spec.target, *spec.upstream)
     )
     network = 5 * 4 * run.parameters  # weights, gradients, two moments, moving average
     where = "in a file beside the working folder" if mapped else "in memory"

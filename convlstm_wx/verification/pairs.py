@@ -33,11 +33,14 @@ class Pairs:
 
 
 def channels_of(forecast: xr.Dataset) -> list[Channel]:
-    """The channels of a forecast: each variable, level by level."""
+    """The channels of a forecast: each variable, level by level; a level that holds no value was not forecast."""
     channels: list[Channel] = []
     for name, variable in forecast.data_vars.items():
-        levels = forecast["level"].values if "level" in variable.dims else [None]
-        channels += [Channel(str(name), None if level is None else float(level)) for level in levels]
+        if "level" not in variable.dims:
+            channels.append(Channel(str(name)))
+            continue
+        given = variable.notnull().any([dim for dim in variable.dims if dim != "level"]).values
+        channels += [Channel(str(name), float(level)) for level in forecast["level"].values[given]]
     return channels
 
 
