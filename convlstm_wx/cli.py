@@ -93,8 +93,7 @@ def _add_option(group: Any, entry: Field) -> None:
     common: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
     if metadata["kind"] is bool:
         if entry.name == "use_amp":
-            group.add_argument(flag, action="store_true", help=text + " (default: off)", **common)
-            group.add_argument("--no-amp", action="store_false", help="float32 throughout", **common)
+            _add_amp(group, text, argparse.SUPPRESS)
         else:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text + " (default: off)", **common)
         return
@@ -103,9 +102,15 @@ def _add_option(group: Any, entry: Field) -> None:
         common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
         common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
     else:
-        common |= {"metavar": {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]}
+        is_path = entry.name in ("data", "output_dir")
+        common |= {"metavar": "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]}
         common |= {"nargs": "+"} if metadata["shape"] == "many" else {}
     group.add_argument(flag, help=text + _default_text(entry), **common)
+
+
+def _add_amp(group: Any, text: str, default: Any) -> None:
+    group.add_argument("--use-amp", action="store_true", default=default, help=text + " (default: off)")
+    group.add_argument("--no-amp", action="store_false", dest="use_amp", default=default, help="float32 throughout")
 
 
 def _default_text(entry: Field) -> str:
@@ -121,18 +126,15 @@ def _add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_require
     command.add_argument(
         "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or a Zarr directory"
     )
-    command.add_argument(
-        "--lead-steps", metavar="N", type=_positive, help="lead times, steps of the file (default: as trained)"
-    )
-    command.add_argument(
+    making = command.add_argument_group("Making forecasts")
+    making.add_argument("--lead-steps", metavar="N", type=_positive, help="lead times, in steps (default: as trained)")
+    making.add_argument(
         "--batch-size", metavar="N", type=_positive, default=16, help="init times at once (default: 16)"
     )
-    command.add_argument(
+    making.add_argument(
         "--device", default="auto", metavar="TEXT", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
-    command.add_argument(
-        "--use-amp", action=argparse.BooleanOptionalAction, default=False, help="half precision (default: off)"
-    )
+    _add_amp(making, "half precision where the device has it natively", False)
 
 
 def _positive(text: str) -> int:
@@ -182,7 +184,11 @@ def _add_evaluate(subparsers: Any) -> None:
     )
     _add_data_and_device(command, checkpoint_required=False)
     command.add_argument("--output", metavar="FOLDER", required=True, help="where scores, figures and the page go")
-    command.add_argument("--forecast", metavar="FILE", help="score this forecast file instead of making forecasts")
+    command.add_argument(
+        "--forecast",
+        metavar="FILE",
+        help="score this forecast file instead of making forecasts; months and lead steps may be chosen",
+    )
     command.add_argument(
         "--months", metavar="TEXT", nargs="+", help="2014-07, 07, 2014 or 2009-01:2010-12 (default: held out)"
     )

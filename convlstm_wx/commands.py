@@ -66,10 +66,7 @@ def train(options: argparse.Namespace) -> int:
 def _train_config(options: argparse.Namespace, resumed: dict[str, Any]) -> TrainConfig:
     """Defaults, then the resumed run's settings, then the TOML file, then the command line."""
     given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if hasattr(options, entry.name)}
-    in_file = (
-        TrainConfig.typed(_read_toml(Path(options.config)), f"--config {options.config}") if options.config else {}
-    )
-    entries = resumed | in_file | given
+    entries = resumed | (_read_toml(Path(options.config)) if options.config else {}) | given
     if not entries.get("data"):
         raise ConfigError("--data is needed: one or more NetCDF files, a glob, or a Zarr directory")
     if options.resume and "output_dir" not in given:
@@ -87,11 +84,12 @@ def _run_name(data: str | Sequence[str]) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not TOML ({error})") from error
+    return TrainConfig.typed(entries, source=f"--config {path}")
 
 
 def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:

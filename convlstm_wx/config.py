@@ -40,10 +40,13 @@ class TrainConfig:
     input_steps: int = _option(4, "Data", "times that the network reads, in steps of the file", kind=int, low=1)
     lead_steps: int = _option(4, "Data", "times that it learns to forecast, in steps of the file", kind=int, low=1)
     held_out_months: tuple[str, ...] = _option(
-        (), "Data", "months never trained on: 2014-07, 07 (every July), 2014, 2009-01:2010-12", shape="many"
+        (),
+        "Data",
+        "months never trained on: 2014-07, 07 (every July), 2014, 2009-01:2010-12 (default: the last 15 %)",
+        shape="many",
     )
     validation_months: tuple[str, ...] = _option(
-        (), "Data", "months that choose the best epoch, written likewise", shape="many"
+        (), "Data", "months that choose the best epoch, written likewise (default: the 15 % before those)", shape="many"
     )
     memory_budget: float | None = _option(
         None, "Data", "memory for the data, GB; more is kept in a file (default: half the machine's)", kind=float, low=0
@@ -53,7 +56,7 @@ class TrainConfig:
     target_region: Box | None = _option(
         None,
         "Regions",
-        "LAT_MIN LAT_MAX LON_MIN LON_MAX to forecast, degrees (default: the whole file)",
+        "the box to forecast, degrees (default: the whole file)",
         kind=float,
         shape="box",
     )

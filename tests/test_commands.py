@@ -218,7 +218,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience_only(short, tmp_pat
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_that_goes_on_exactly(short, tmp_path):
-    command = [sys.executable, ROOT / "train_convlstm.py", *short, "--num-epochs", "6"]
+    command = [sys.executable, ROOT / "train_convlstm.py", *short, "--num-epochs", "12"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     cut = [*command, "--output-dir", tmp_path / "cut"]
     process = subprocess.Popen([str(part) for part in cut], **pipes)

@@ -72,7 +72,7 @@ def _memory(run: Run, inputs: TrainingInputs) -> str:
         for region in (spec.target, *spec.upstream)
     )
     network = 5 * 4 * run.parameters  # weights, gradients, two moments, moving average
-    where = "in a file beside the working folder" if mapped else "in memory"
+    where = "in a temporary file of the working folder" if mapped else "in memory"
     return f"about {_size(data)} of data {where}, {_size(network)} for the network, {_size(activations)} for a batch"
 
 
