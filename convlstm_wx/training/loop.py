@@ -256,15 +256,16 @@ class Run:
             self._write_epoch(finished, is_best)
 
     def _write_epoch(self, finished: int, is_best: bool) -> None:
-        write_history(self.folder / "history.csv", self.progress.history)
-        self._save("last.pt")
-        (self.folder / "interrupted.pt").unlink(missing_ok=True)  # last.pt is further on
+        # last.pt comes last: a run killed in between goes on from the epoch before and writes the others once more.
         if is_best:
             self._save("best.pt")
         frequency = self.config.checkpoint_frequency
         if frequency and finished % frequency == 0:
             self._save(f"epoch_{finished:04d}.pt")
             _keep_newest(self.folder, self.config.keep_checkpoints)
+        write_history(self.folder / "history.csv", self.progress.history)
+        self._save("last.pt")
+        (self.folder / "interrupted.pt").unlink(missing_ok=True)  # last.pt is further on
 
     def _save(self, name: str) -> Path:
         path = self.folder / name
