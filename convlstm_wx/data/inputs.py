@@ -13,7 +13,7 @@ from convlstm_wx.conventions import Channel
 from convlstm_wx.data import quality
 from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.normalise import Statistics, fit_statistics
-from convlstm_wx.data.reading import describe_step, open_dataset, time_step
+from convlstm_wx.data.reading import describe_step, open_dataset, source_of, time_step
 from convlstm_wx.data.regions import Grid, Region, choose_upstream, select_region
 from convlstm_wx.data.splits import TRAIN, Split, make_split
 from convlstm_wx.data.store import (
@@ -183,7 +183,7 @@ class DataSpec:
         found = self.differences(dataset)
         if found:
             raise CheckpointError(
-                f"{dataset.attrs.get('source', 'the data')} does not fit the checkpoint, which was trained on "
+                f"{source_of(dataset)} does not fit the checkpoint, which was trained on "
                 f"{self.source}: {'; '.join(found)}"
             )
 
@@ -248,16 +248,14 @@ class Sources:
         )
 
 
-def open_sources(
-    spec: DataSpec, dataset: xr.Dataset, *, budget_bytes: int | None = None, cache_folder: Path | None = None
-) -> Sources:
+def open_sources(spec: DataSpec, dataset: xr.Dataset) -> Sources:
     """A dataset that fits the spec, read and normalised with the spec's own statistics."""
     regions = (spec.target, *spec.upstream)
-    budget = (memory_budget_bytes(None) if budget_bytes is None else budget_bytes) // len(regions)
+    budget = memory_budget_bytes(None) // len(regions)
     built = []
     for region in regions:
         part = select_region(dataset, region.box)
-        values = read_values(part, region.statistics.channels, budget_bytes=budget, cache_folder=cache_folder)
+        values = read_values(part, region.statistics.channels, budget_bytes=budget)
         built.append(_make_source(values, part, region.statistics))
     return _gather_sources(built, dataset["time"].values)
 
@@ -355,7 +353,7 @@ def prepare_training(config: TrainConfig, cache_folder: Path | None = None) -> T
         lead_steps=config.lead_steps,
         split=split,
         lat_descending=bool(dataset.attrs.get("lat_descending", 0)),
-        source=str(dataset.attrs.get("source", "")),
+        source=source_of(dataset),
     )
     return TrainingInputs(spec, _gather_sources(built, times), roles, account + reasons)
 

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import Channel, KnownVariable, recognise, unit_conversion
-from convlstm_wx.data.reading import describe_step, time_step
+from convlstm_wx.data.reading import describe_step, source_of, time_step
 from convlstm_wx.errors import DataError
 
 READ_BYTES = 256e6
@@ -138,7 +138,7 @@ def check(ds: xr.Dataset, variables: Sequence[str]) -> Account:
         DataError: if a variable, on one of its levels, has no value at all; if there are fewer than two times; if the
             file cannot be read to its end.
     """
-    source = str(ds.attrs.get("source", "the data"))
+    source = source_of(ds)
     times = ds["time"].values
     step = time_step(times)
     differences = np.diff(times)

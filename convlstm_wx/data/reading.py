@@ -83,6 +83,11 @@ def open_forecast(path: str | Path) -> xr.Dataset:
     return dataset
 
 
+def source_of(dataset: xr.Dataset) -> str:
+    """The names of a dataset's files, for messages."""
+    return str(dataset.attrs.get("source", "the data"))
+
+
 def time_step(times: np.ndarray) -> np.timedelta64:
     """The most common difference between neighbouring times (the smallest of the most common ones).
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from convlstm_wx.conventions import recognise
 from convlstm_wx.data.axes import unwrap
+from convlstm_wx.data.reading import source_of
 from convlstm_wx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -75,14 +76,14 @@ def select_region(ds: xr.Dataset, region: Region | None) -> xr.Dataset:
     columns = _columns(lon, region)
     if rows.size == 0 or columns.size == 0:
         raise DataError(
-            f"{_source(ds)}: no grid points in the region {region}; the file covers {_coverage(lat)} degrees north and "
-            f"{_coverage(lon)} degrees east. Check --target-region and --upstream-region."
+            f"{source_of(ds)}: no grid points in the region {region}; the file covers {_coverage(lat)} degrees north "
+            f"and {_coverage(lon)} degrees east. Check --target-region and --upstream-region."
         )
     values = unwrap(lon[columns])
     if len(values) > 1 and np.diff(values).max() > 1.5 * np.diff(lon).max():
         raise DataError(
-            f"{_source(ds)}: the region {region} takes two separate pieces of the file, which covers {_coverage(lon)} "
-            "degrees east. Choose a narrower box."
+            f"{source_of(ds)}: the region {region} takes two separate pieces of the file, which covers "
+            f"{_coverage(lon)} degrees east. Choose a narrower box."
         )
     _warn_of_missing_edges(ds, region, lat[rows], values)
     whole = slice(columns[0], columns[-1] + 1) if columns[-1] - columns[0] == len(columns) - 1 else columns
@@ -105,7 +106,7 @@ def _warn_of_missing_edges(ds: xr.Dataset, region: Region, lat: np.ndarray, lon:
     if max(region.lat_max - region.lat_min - (lat[-1] - lat[0]), lon_short) > 2 * spacing + TOLERANCE_DEG:
         logger.warning(
             "%s: the region %s reaches beyond the file; taken are %s degrees north, %s degrees east",
-            _source(ds),
+            source_of(ds),
             region,
             _coverage(lat),
             _coverage(lon),
@@ -119,10 +120,6 @@ def _spacing(values: np.ndarray) -> float:
 def _coverage(values: np.ndarray) -> str:
     by = f" by {np.median(np.diff(values)):g}" if len(values) > 1 else ""
     return f"{values[0]:g} to {values[-1]:g}{by}"
-
-
-def _source(ds: xr.Dataset) -> str:
-    return str(ds.attrs.get("source", "the data"))
 
 
 def choose_upstream(ds: xr.Dataset, target: Region, times_mask: np.ndarray) -> tuple[Region, str]:
@@ -153,7 +150,7 @@ def choose_upstream(ds: xr.Dataset, target: Region, times_mask: np.ndarray) -> t
     columns = _columns_beside(ds["lon"].values, part["lon"].values, side)
     if columns.size == 0:
         raise DataError(
-            f"{_source(ds)}: no grid points {side} of the target region {target} ({reason}). Choose a smaller "
+            f"{source_of(ds)}: no grid points {side} of the target region {target} ({reason}). Choose a smaller "
             "--target-region, or give an --upstream-region."
         )
     return Region(target.lat_min, target.lat_max, float(columns[0]), float(columns[-1])), reason

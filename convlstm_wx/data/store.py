@@ -14,6 +14,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx.conventions import Channel
+from convlstm_wx.data.reading import source_of
 from convlstm_wx.errors import ConfigError, DataError
 
 SLICE_BYTES = 256 * 2**20
@@ -31,14 +32,17 @@ def choose_channels(
     unknown = [name for name in variables if name not in there]
     if unknown:
         raise ConfigError(
-            f"{_source(dataset)}: no variable {', '.join(unknown)}; the file has {', '.join(there)}. Check --variables."
+            f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {', '.join(there)}. "
+            f"Check --variables."
         )
     wanted = [float(level) for level in levels]
     held = [float(level) for level in dataset["level"].values] if "level" in dataset.dims else []
     missing = [f"{level:g}" for level in wanted if level not in held]
     if missing:
         has = ", ".join(f"{level:g}" for level in held) or "no levels"
-        raise ConfigError(f"{_source(dataset)}: no level {', '.join(missing)} hPa; the file has {has}. Check --levels.")
+        raise ConfigError(
+            f"{source_of(dataset)}: no level {', '.join(missing)} hPa; the file has {has}. Check --levels."
+        )
     channels: list[Channel] = []
     for name in dict.fromkeys(variables or there):
         at = [level for level in held if not wanted or level in wanted] if "level" in dataset[name].dims else [None]
@@ -141,8 +145,9 @@ def _allocate(shape: tuple[int, ...], budget_bytes: int, cache_folder: Path | No
                 file.truncate(size)
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
+        folder = cache_folder or tempfile.gettempdir()
         raise DataError(
-            f"no room for a cache of {size / 2**30:.1f} GB in {cache_folder}: {error.strerror}. "
+            f"no room for a cache of {size / 2**30:.1f} GB in {folder}: {error.strerror}. "
             f"Choose fewer --variables, a --target-region, or a larger --memory-budget."
         ) from error
 
@@ -152,9 +157,5 @@ def _load(field: xr.DataArray, dataset: xr.Dataset) -> np.ndarray:
         return np.asarray(field.values, np.float32)
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{_source(dataset)}: '{field.name}' cannot be read to its end ({error}); the file is damaged"
+            f"{source_of(dataset)}: '{field.name}' cannot be read to its end ({error}); the file is damaged"
         ) from error
-
-
-def _source(dataset: xr.Dataset) -> str:
-    return str(dataset.attrs.get("source", "the data"))

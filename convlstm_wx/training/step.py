@@ -4,7 +4,7 @@ Shapes: B batch, T input times, L lead times, C input channels, D target channel
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,20 +96,23 @@ class Learner:
     def validate(self, batches: Iterable[TensorBatch]) -> float:
         """Mean loss of the averaged weights."""
         self.network.eval()
-        error, points = 0.0, 0.0
         with self.averaged.applied():
-            for batch in batches:
-                sums = self._error(batch.to(self.policy.device), with_noise=False)
-                error, points = error + float(sums[0]), points + float(sums[1])
-        return mean_loss(*self.processes.sum(error, points))
+            return self._mean(batches, lambda batch: self._error(batch, with_noise=False))
 
     @torch.no_grad()
     def persistence_loss(self, batches: Iterable[TensorBatch], target_indices: list[int]) -> float:
         """The same for persistence, to compare with."""
-        error, points = 0.0, 0.0
-        for batch in batches:
-            batch = batch.to(self.policy.device)
+
+        def error(batch: TensorBatch) -> tuple[Tensor, Tensor]:
             guess = persistence(batch.x_BTCHW, target_indices, batch.y_BLDHW.shape[1])
-            sums = self.loss(guess, batch.y_BLDHW, batch.valid_BLDHW)
-            error, points = error + float(sums[0]), points + float(sums[1])
-        return mean_loss(*self.processes.sum(error, points))
+            return self.loss(guess, batch.y_BLDHW, batch.valid_BLDHW)
+
+        return self._mean(batches, error)
+
+    def _mean(self, batches: Iterable[TensorBatch], error: Callable[[TensorBatch], tuple[Tensor, Tensor]]) -> float:
+        """Mean loss over all batches of all processes, from each batch's sums of error and of weights."""
+        total, points = 0.0, 0.0
+        for batch in batches:
+            sums = error(batch.to(self.policy.device))
+            total, points = total + float(sums[0]), points + float(sums[1])
+        return mean_loss(*self.processes.sum(total, points))
