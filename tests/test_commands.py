@@ -533,6 +533,14 @@ def test_a_mistake_later_is_one_line_and_nothing_is_written(mistakes, monkeypatc
     assert sorted(os.walk(".")) == before
 
 
+def test_an_input_found_by_a_glob_is_not_replaced_either(mistakes, capsys):
+    before = (mistakes / "region.nc").read_bytes()
+    data = ["--data", mistakes / "regio[n].nc", "--output", mistakes / "region.nc"]
+    assert run("forecast", "--checkpoint", mistakes / "run/best.pt", *data) == 2
+    assert "is an input of this command" in capsys.readouterr().err
+    assert (mistakes / "region.nc").read_bytes() == before
+
+
 def test_help_is_grouped_and_shows_defaults(capsys):
     assert _exit_code(["train", "--help"]) == 0
     said = capsys.readouterr().out

@@ -4,6 +4,7 @@ Shapes: N init times, L lead times, D target channels, H lat, W lon.
 """
 
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +112,14 @@ def check_output(path: Path, inputs: Sequence[str | Path] = ()) -> None:
 
     Args:
         path: where the forecast is to go.
-        inputs: files that must not be replaced.
+        inputs: files, or globs of them, that must not be replaced.
 
     Raises:
         ConfigError: for an unknown ending, a missing package, a folder that cannot be written, an input file, or
             something in the way that is no forecast.
     """
-    if any(path.resolve() == Path(entry).resolve() for entry in inputs):
+    files = [file for entry in inputs for file in glob(str(entry)) or [str(entry)]]
+    if any(path.resolve() == Path(file).resolve() for file in files):
         raise ConfigError(f"--output {path}: is an input of this command; choose another name")
     is_store = any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
     if path.is_dir() and not (path.suffix == ".zarr" and is_store):
