@@ -1,0 +1,213 @@
+"""evaluate: held-out months scored beside persistence and climatology."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convlstm_wx.commands.making import choose_lead_steps, say_forecast
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, seed, share
+from convlstm_wx.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+    from convlstm_wx.data.splits import Split
+
+log = logging.getLogger(__name__)
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = add_command(
+        subparsers,
+        "evaluate",
+        run,
+        "Score forecasts of the held-out months beside persistence and climatology.",
+    )
+    add_data_and_device(command, checkpoint_required=False)
+    command.add_argument("--output", metavar="FOLDER", required=True, help="where scores, figures and the page go")
+    command.add_argument(
+        "--forecast",
+        metavar="FILE",
+        help="score this forecast file instead of making forecasts; months and lead steps may be chosen",
+    )
+    command.add_argument(
+        "--months", metavar="TEXT", nargs="+", help="2014-07, 07, 2014 or 2009-01:2010-12 (default: held out)"
+    )
+    command.add_argument("--allow-seen", action="store_true", help="allow months that training or validation saw")
+    command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score forecasts of months that training did not see."""
+    from convlstm_wx.data.reading import open_dataset
+    from convlstm_wx.files import check_can_make, make_folder
+    from convlstm_wx.verification import evaluate as verification
+
+    folder = Path(options.output)
+    check_can_make(folder)
+    dataset = open_dataset(options.data)
+    made, truth, training_times, facts = (_score_file if options.forecast else _score_checkpoint)(options, dataset)
+    scores = verification.evaluate(made, truth, training_times, confidence=options.confidence, seed=options.seed)
+    log.info("\n%s\n", verification.table(scores))
+    for sentence in verification.verdicts(scores):
+        log.info(sentence)
+    make_folder(folder)
+    written = verification.write_scores(scores, folder)
+    history = Path(options.checkpoint).parent / "history.csv" if options.checkpoint else None
+    figures, page = _draw(folder, made, truth, scores, facts, history)
+    log.info("written    %s, %d figures", ", ".join(str(path) for path in [*written, page]), len(figures))
+    return DONE
+
+
+def _score_checkpoint(
+    options: argparse.Namespace, dataset: "xr.Dataset"
+) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", dict[str, str]]:
+    """Forecasts of the chosen months, the truth, the training times, and facts for the page."""
+    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.data.regions import select_region
+    from convlstm_wx.data.splits import TRAIN
+    from convlstm_wx.device import choose_device
+    from convlstm_wx.forecast.rollout import make_forecast, possible_init_times
+
+    if not options.checkpoint:
+        raise ConfigError("--checkpoint is needed, unless a --forecast file is scored")
+    checkpoint = load_checkpoint(options.checkpoint)
+    spec = checkpoint.spec
+    policy = choose_device(options.device, use_amp=options.use_amp)
+    spec.check(dataset)
+    times = dataset["time"].values
+    roles = spec.split.roles(times)
+    if not (roles == TRAIN).any():
+        raise DataError(
+            f"{dataset.attrs['source']}: holds none of the training times, which the climatology is made of; "
+            f"give that file too: --data TRAINING_FILE NEW_FILE"
+        )
+    allowed, months = _months_to_score(options, spec.split, times)
+    lead_steps = choose_lead_steps(options.lead_steps, spec.lead_steps)
+    init_times = possible_init_times(spec, times, allowed, lead_steps=lead_steps)
+    if not init_times.size:
+        raise ConfigError(
+            f"{months}: no {spec.input_steps + lead_steps} consecutive times of them in {dataset.attrs['source']}, "
+            f"which covers {str(times[0])[:16]} to {str(times[-1])[:16]}; choose other --months or fewer --lead-steps"
+        )
+    log.info("device     %s", "; ".join(policy.reasons))
+    log.info("months     %s", months)
+    made = make_forecast(
+        checkpoint,
+        dataset,
+        init_times,
+        lead_steps=lead_steps,
+        policy=policy,
+        batch_size=options.batch_size,
+        skip_incomplete=True,
+    )
+    say_forecast(made)
+    facts = {
+        "Checkpoint": str(options.checkpoint),
+        "Trained on": f"{spec.source}, {spec.target.statistics.period[0]} to {spec.target.statistics.period[1]}",
+        "Scored months": months,
+        "Split": spec.split.method,
+    }
+    return made, select_region(dataset, spec.target.box), times[roles == TRAIN], facts
+
+
+def _months_to_score(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> tuple["np.ndarray", str]:
+    """Which times may be forecast from and verified with, and what to call them."""
+    from convlstm_wx.data.splits import HELD_OUT, parse_periods
+
+    if not options.months:
+        return split.roles(times) == HELD_OUT, "held out in training"
+    periods = parse_periods(options.months)
+    allowed = periods.contains(times)
+    seen = _check_unseen(options, split, times[allowed])
+    return allowed, periods.describe() + seen
+
+
+def _check_unseen(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> str:
+    """Refuse times that training or validation saw; with --allow-seen a remark to put beside the scores."""
+    from convlstm_wx.data.splits import TRAIN, VALIDATION
+
+    roles = split.roles(times)
+    seen = (roles == TRAIN) | (roles == VALIDATION)
+    if seen.any() and not options.allow_seen:
+        raise ConfigError(
+            f"{int(seen.sum())} of {len(times)} times to score were seen in training or validation, the first "
+            f"{str(times[seen].min())[:16]}; scores would flatter. Choose other months, or add --allow-seen."
+        )
+    return " (seen in training: scores flatter)" if seen.any() else ""
+
+
+def _score_file(
+    options: argparse.Namespace, dataset: "xr.Dataset"
+) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", dict[str, str]]:
+    """An existing forecast file; the climatology comes from the times outside of what it covers."""
+    import numpy as np
+
+    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.data.reading import open_forecast
+    from convlstm_wx.data.regions import Grid, Region, select_region
+    from convlstm_wx.data.splits import TRAIN
+
+    made = _chosen_part(options, open_forecast(options.forecast))
+    times = dataset["time"].values
+    scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))
+    remark = ""
+    if options.checkpoint:
+        split = load_checkpoint(options.checkpoint).spec.split
+        remark = _check_unseen(options, split, scored)
+        training, origin = times[split.roles(times) == TRAIN], "the checkpoint's training times"
+    else:
+        covered = (times >= scored.min()) & (times <= scored.max())
+        training, origin = times[~covered], "the times that the forecasts do not cover"
+    if not training.size:
+        raise ConfigError(
+            f"--forecast {options.forecast}: it covers all times of {dataset.attrs['source']}, so none is left for the "
+            f"climatology; give a longer --data record, or the --checkpoint whose training times to use"
+        )
+    grid = Grid.from_dataset(made)
+    box = Region(grid.lat[0], grid.lat[-1], grid.lon[0], grid.lon[-1])
+    say_forecast(made)
+    log.info("climatology from %s", origin)
+    facts = {"Forecast": str(options.forecast) + remark, "Climatology": origin}
+    return made, select_region(dataset, box), training, facts
+
+
+def _chosen_part(options: argparse.Namespace, made: "xr.Dataset") -> "xr.Dataset":
+    """The --months and --lead-steps of a forecast file."""
+    from convlstm_wx.data.splits import parse_periods
+
+    if options.lead_steps:
+        made = made.isel(lead_time=slice(options.lead_steps))
+    if not options.months:
+        return made
+    periods = parse_periods(options.months)
+    valid = made["valid_time"].values
+    inside = periods.contains(made["init_time"].values) & periods.contains(valid.ravel()).reshape(valid.shape).all(
+        axis=1
+    )
+    if not inside.any():
+        raise ConfigError(f"--forecast {options.forecast}: no forecast lies inside {periods.describe()}")
+    return made.isel(init_time=inside)
+
+
+def _draw(
+    folder: Path,
+    made: "xr.Dataset",
+    truth: "xr.Dataset",
+    scores: "xr.Dataset",
+    facts: dict[str, str],
+    history: Path | None,
+) -> tuple[list[Path], Path]:
+    """The figures and the page."""
+    from convlstm_wx.report import page, plots
+    from convlstm_wx.verification import evaluate as verification
+
+    figures = plots.draw_all(folder / "figures", made, truth, scores, history)
+    verdicts = verification.verdicts(scores)
+    path = folder / "report.html"
+    page.write_page(path, title="Forecast evaluation", verdicts=verdicts, scores=scores, figures=figures, facts=facts)
+    return list(figures.values()), path

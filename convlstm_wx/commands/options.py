@@ -1,0 +1,174 @@
+"""What the commands' options share: how they are added, their types, and the settings of training among them."""
+
+import argparse
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from convlstm_wx.config import TrainConfig, as_flag
+from convlstm_wx.errors import ConfigError
+
+DONE, STOPPED = 0, 130
+PERIOD_HELP = "2014-07, 07, 2014 or 2009-01:2010-12"
+
+
+class Formatter(argparse.HelpFormatter):
+    """Help as wide as a terminal of today."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers mistakes as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line and exit code 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def one_line(text: str) -> str:
+    """The same words with single blanks between them."""
+    return " ".join(text.split())
+
+
+def add_command(subparsers: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    """A command and the option that all of them have."""
+    command = subparsers.add_parser(name, help=summary, description=summary, formatter_class=Formatter)
+    command.set_defaults(run=run)
+    command.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="how much to say (info)"
+    )
+    return command
+
+
+# The settings of training
+
+
+def add_settings(command: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Every setting of TrainConfig but those named, and --config; returns the groups by name."""
+    groups: dict[str, Any] = {}
+    for entry in fields(TrainConfig):
+        if entry.name in without:
+            continue
+        name = entry.metadata["group"]
+        groups.setdefault(name, command.add_argument_group(name) if name not in groups else None)
+        _add_setting(groups[name], entry)
+    command.add_argument("--config", metavar="FILE", help="settings from a TOML file, under the same names")
+    return groups
+
+
+def _add_setting(group: Any, entry: Field) -> None:
+    """One setting as an option that is absent unless given: a TOML file or a checkpoint then decides."""
+    metadata, flag = entry.metadata, as_flag(entry.name)
+    text = metadata["help"].replace("%", "%%")
+    common: dict[str, Any] = {"dest": entry.name, "default": argparse.SUPPRESS}
+    if metadata["kind"] is bool:
+        if entry.name == "use_amp":
+            add_amp(group, text, argparse.SUPPRESS)
+        else:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text + " (default: off)", **common)
+        return
+    common["type"] = metadata["kind"]
+    if metadata["shape"] in ("box", "boxes"):
+        common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
+        common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
+    else:
+        is_path = entry.name in ("data", "output_dir")
+        common |= {"metavar": "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]}
+        common |= {"nargs": "+"} if metadata["shape"] == "many" else {}
+    group.add_argument(flag, help=text + _default_text(entry), **common)
+
+
+def _default_text(entry: Field) -> str:
+    """The default, unless there is none or the help says what it means."""
+    default = entry.default
+    if default in (None, ()) or "default:" in entry.metadata["help"]:
+        return ""
+    return f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def training_config(options: argparse.Namespace, resumed: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Defaults, then the resumed run's settings, then the TOML file, then the command line.
+
+    Raises:
+        ConfigError: for a file that cannot be read, a wrong setting, or no data.
+    """
+    given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if hasattr(options, entry.name)}
+    entries = dict(resumed or {}) | (_read_toml(Path(options.config)) if options.config else {}) | given
+    if not entries.get("data"):
+        raise ConfigError("--data is needed: one or more NetCDF files, a glob, or a Zarr store")
+    resume = getattr(options, "resume", None)
+    if resume and "output_dir" not in given:
+        entries["output_dir"] = str(Path(resume).parent)
+    if not entries.get("output_dir"):
+        entries["output_dir"] = str(Path("checkpoints") / _run_name(entries["data"]))
+    return TrainConfig.from_dict(entries, source="command line")
+
+
+def _run_name(data: str | Sequence[str]) -> str:
+    """The name of the (first) data file, without the signs of a glob."""
+    first = data if isinstance(data, str) else data[0]
+    return Path(first).stem.translate(str.maketrans("", "", "*?[]")).strip("_-. ") or "run"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML ({error})") from error
+    return TrainConfig.typed(entries, source=f"--config {path}")
+
+
+# Options of several commands
+
+
+def add_amp(group: Any, text: str, default: Any) -> None:
+    """--use-amp and --no-amp."""
+    group.add_argument("--use-amp", action="store_true", default=default, help=text + " (default: off)")
+    group.add_argument("--no-amp", action="store_false", dest="use_amp", default=default, help="float32 throughout")
+
+
+def add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_required: bool) -> None:
+    """What every command that makes forecasts asks for."""
+    command.add_argument("--checkpoint", metavar="PATH", required=checkpoint_required, help="best.pt of a training run")
+    command.add_argument(
+        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or a Zarr directory"
+    )
+    making = command.add_argument_group("Making forecasts")
+    making.add_argument("--lead-steps", metavar="N", type=positive, help="lead times, in steps (default: as trained)")
+    making.add_argument("--batch-size", metavar="N", type=positive, default=16, help="init times at once (default: 16)")
+    making.add_argument(
+        "--device", default="auto", metavar="TEXT", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
+    )
+    add_amp(making, "half precision where the device has it natively", False)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return number
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, both excluded."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """A whole number that seeds a generator."""
+    if not (text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
+    return int(text)
