@@ -15,14 +15,14 @@ from torch import Tensor
 
 from convlstm_wx import __version__
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.data.inputs import DataSpec
+from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import library_errors, replacing
 from convlstm_wx.models.build import build
 from convlstm_wx.models.forecaster import EncoderForecaster
 
 FORMAT = "convlstm_wx checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from convlstm_wx import __version__
-from convlstm_wx.commands import compare, evaluate, forecast, sample, train
+from convlstm_wx.commands import compare, evaluate, fetch, forecast, inspection, prepare, sample, train
 from convlstm_wx.commands.options import Formatter, Parser, one_line
 from convlstm_wx.errors import ConvlstmWxError
 
 log = logging.getLogger("convlstm_wx")
 
-COMMANDS = (train, forecast, evaluate, compare, sample)
+COMMANDS = (fetch, prepare, inspection, train, forecast, evaluate, compare, sample)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

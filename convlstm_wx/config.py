@@ -31,7 +31,7 @@ class TrainConfig:
         ConfigError: for a value out of its range.
     """
 
-    data: tuple[str, ...] = _option((), "Data", "NetCDF files, a glob, or a Zarr directory", shape="many")
+    data: tuple[str, ...] = _option((), "Data", "NetCDF files, a glob, or a Zarr store", shape="many")
     variables: tuple[str, ...] = _option((), "Data", "variables to read (default: all on the grid)", shape="many")
     target_variables: tuple[str, ...] = _option(
         (), "Data", "variables or channels (z@500hPa) to forecast (default: all that are read)", shape="many"
@@ -49,9 +49,18 @@ class TrainConfig:
         (), "Data", "months that choose the best epoch, written likewise (default: the 15 % before those)", shape="many"
     )
     memory_budget: float | None = _option(
-        None, "Data", "memory for the data, GB; more is kept in a file (default: half the machine's)", kind=float, low=0
+        None,
+        "Data",
+        "memory for the data, GB; more is kept in a cache (default: half the machine's)",
+        kind=float,
+        low=0,
     )
-    num_workers: int = _option(0, "Data", "processes that gather batches; 0 is fastest in memory", kind=int, low=0)
+    cache_dir: str | None = _option(
+        None, "Data", "folder of the data cache, which later runs use again (default: .convlstm_wx_cache)"
+    )
+    num_workers: int = _option(
+        1, "Data", "threads that gather batches ahead; 0 gathers when they are needed", kind=int, low=0
+    )
 
     target_region: Box | None = _option(
         None,
@@ -67,6 +76,15 @@ class TrainConfig:
         "an upstream box, degrees; repeatable (default: the windward side of the target)",
         kind=float,
         shape="boxes",
+    )
+    upstream_data: tuple[str, ...] = _option(
+        (),
+        "Regions",
+        "files of upstream regions, each on a grid of its own: one file, glob or store for each",
+        shape="many",
+    )
+    upstream_variables: tuple[str, ...] = _option(
+        (), "Regions", "variables to read from those files (default: all on the grid)", shape="many"
     )
 
     hidden_channels: tuple[int, ...] = _option(
@@ -107,8 +125,11 @@ class TrainConfig:
         for name in ("dropout", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{as_flag(name)} {getattr(self, name):g}: must be below 1")
-        if self.upstream_region and not self.include_upstream:
-            raise ConfigError("--upstream-region does nothing without --include-upstream; add it")
+        for name in ("upstream_region", "upstream_data"):
+            if getattr(self, name) and not self.include_upstream:
+                raise ConfigError(f"{as_flag(name)} does nothing without --include-upstream; add it")
+        if self.upstream_variables and not self.upstream_data:
+            raise ConfigError("--upstream-variables does nothing without --upstream-data; add it")
 
     @staticmethod
     def _check_range(name: str, value: Any, low: float | None) -> None:

@@ -48,6 +48,7 @@ class KnownVariable:
         transform: "log1p_mm" for precipitation, else "none".
         colormap, error_colormap: matplotlib's, for the field and for differences.
         non_negative: values below zero cannot be.
+        static: never changes; a file that repeats it at every time holds one field.
     """
 
     name: str
@@ -61,6 +62,7 @@ class KnownVariable:
     colormap: str = "viridis"
     error_colormap: str = "RdBu_r"
     non_negative: bool = False
+    static: bool = False
 
 
 _WARM_COLD = "RdYlBu_r"
@@ -89,7 +91,8 @@ KNOWN_VARIABLES: tuple[KnownVariable, ...] = (
     ),
     KnownVariable(
         "d2m", "2 m dewpoint temperature", "K", 150, 320,
-        ("2d", "2m_dewpoint_temperature", "td2m", "tdps", "dew2m"), ("dew_point_temperature",), colormap=_WARM_COLD,
+        ("2d", "2m_dewpoint_temperature", "td2m", "tdps", "dew2m", "t2mdew"), ("dew_point_temperature",),
+        colormap=_WARM_COLD,
     ),
     KnownVariable(
         "sst", "sea surface temperature", "K", 265, 315,
@@ -206,11 +209,16 @@ KNOWN_VARIABLES: tuple[KnownVariable, ...] = (
     KnownVariable(
         "lsm", "land-sea mask", "1", 0, 1,
         ("land_sea_mask", "sftlf", "land"), ("land_binary_mask", "land_area_fraction"),
-        colormap="Greys_r", non_negative=True,
+        colormap="Greys_r", non_negative=True, static=True,
     ),
     KnownVariable(
         "orog", "surface altitude", "m", -500, 9_000,
-        ("orography", "topo", "elevation", "hgt_surface"), ("surface_altitude",), colormap="terrain",
+        ("orography", "topo", "elevation", "hgt_surface"), ("surface_altitude",), colormap="terrain", static=True,
+    ),
+    KnownVariable(
+        "zs", "surface geopotential", "m2 s-2", -5_000, 90_000,
+        ("geopotential_at_surface", "surface_geopotential", "phis"), ("surface_geopotential",), colormap="terrain",
+        static=True,
     ),
 )  # fmt: skip
 

@@ -26,7 +26,7 @@ class DevicePolicy:
         device: where tensors live.
         amp_dtype: half-precision type of autocast; None computes in float32.
         use_grad_scaler: float16 needs scaled gradients, bfloat16 does not.
-        pin_memory, non_blocking: only CUDA may copy from pinned memory without waiting; MPS corrupts such copies
+        pin_memory: only CUDA may copy from pinned memory without waiting; MPS corrupts such copies
             (pytorch#139550).
         channels_last: memory layout of network and batches; on MPS its backward is 30 times slower (pytorch#193349).
         fused_optimizer: AdamW as one kernel.
@@ -37,7 +37,6 @@ class DevicePolicy:
     amp_dtype: torch.dtype | None
     use_grad_scaler: bool
     pin_memory: bool
-    non_blocking: bool
     channels_last: bool
     fused_optimizer: bool
     reasons: tuple[str, ...]
@@ -133,7 +132,6 @@ def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
         amp_dtype=dtype,
         use_grad_scaler=dtype is torch.float16,
         pin_memory=True,
-        non_blocking=True,
         channels_last=True,
         fused_optimizer=True,
         reasons=(
@@ -161,7 +159,6 @@ def _mps(use_amp: bool, why: str, *, several: bool) -> DevicePolicy:
         amp_dtype=torch.bfloat16 if use_amp else None,
         use_grad_scaler=False,
         pin_memory=False,
-        non_blocking=False,
         channels_last=False,
         fused_optimizer=False,
         reasons=(
@@ -186,7 +183,6 @@ def _cpu(use_amp: bool, why: str) -> DevicePolicy:
         amp_dtype=dtype,
         use_grad_scaler=False,
         pin_memory=False,
-        non_blocking=False,
         channels_last=True,
         fused_optimizer=True,
         reasons=(f"CPU, {torch.get_num_threads()} threads ({why})", precision),

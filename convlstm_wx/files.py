@@ -82,3 +82,11 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def describe_bytes(size: float) -> str:
+    """A size for people: "1.5 GB", "12 MB", "3 kB"."""
+    for unit, name in ((2**30, "GB"), (2**20, "MB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size / 2**10:.0f} kB"

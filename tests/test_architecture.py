@@ -22,6 +22,7 @@ FLOORS = {
     "checkpoint": 4,
     "training": 5,
     "forecast": 5,
+    "preparing": 5,
     "verification": 5,
     "report": 5,
     "commands": 6,

@@ -132,6 +132,23 @@ def test_all_systems_are_scored_on_the_same_points(forecast, truth):
         assert np.argwhere(gone).tolist() == [[0, 0], [2, 3]]
 
 
+def test_truth_that_was_filled_in_counts_neither_in_scores_nor_in_the_climatology(forecast, truth):
+    flag = xr.zeros_like(truth["t2m"], dtype=np.int8)
+    flag[:, 0, 0] = 1
+    flag[100:200, 2, 3] = 1  # in training: only the climatology can see it
+    wrong = truth[["t2m"]].copy(deep=True)
+    wrong["t2m"] = wrong["t2m"] + 1000.0 * flag
+    wrong["t2m"].attrs["units"] = "K"
+    missing = truth[["t2m"]].copy(deep=True)
+    missing["t2m"] = missing["t2m"].where(flag == 0)
+    marked = wrong.assign_coords(t2m_filled=flag)
+    scored, expected = (
+        evaluate(forecast[["t2m"]], data, truth["time"].values[:TRAINING]) for data in (marked, missing)
+    )
+    assert (scored["count"] == 300 * 11).all()
+    xr.testing.assert_allclose(scored, expected)
+
+
 def test_a_missing_init_state_takes_the_pair_from_the_model_too(forecast, truth):
     holed = truth[["t2m"]].copy(deep=True)
     holed["t2m"][2050] = np.nan  # the first init time, and no valid time of any forecast

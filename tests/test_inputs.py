@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.data.inputs import DataSpec, open_sources, prepare_training
+from convlstm_wx.data.inputs import open_sources, prepare_training
 from convlstm_wx.data.reading import open_dataset
+from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
+from convlstm_wx.data.store import FileArray
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 from tests.region_files import region, write
 
@@ -102,7 +104,7 @@ def test_a_static_field_becomes_a_forcing(tmp_path):
     dataset["orography"] = (("lat", "lon"), np.arange(63.0).reshape(7, 9), {"units": "m"})
     inputs = prepare_training(config(write(dataset, tmp_path / "static.nc")))
     assert inputs.spec.target.static_names == ("orography",)
-    last = inputs.sources.target.forcings.at(inputs.sources.times[:1])[0, -1]
+    last = inputs.sources.target.forcings.places[-1]
     assert last[-1, 0] == last.min()
 
 
@@ -136,22 +138,20 @@ def test_an_upstream_region_is_read_on_its_own_grid(path):
     assert inputs.sources.target.values_NCHW.shape[2:] == (7, 4)
     assert inputs.sources.upstream[0].values_NCHW.shape[2:] == (6, 5)
     (upstream,) = inputs.windows(TRAIN).gather([0, 1]).upstream
-    spec = inputs.spec.upstream[0]
-    assert upstream.shape == (2, 3, spec.input_channels + spec.forcing_channels, 6, 5)
+    assert upstream.shape == (2, 3, inputs.spec.upstream[0].input_channels, 6, 5)
 
 
 def test_without_a_box_the_windward_side_is_taken_and_said(path):
     inputs = prepare_training(config(path, include_upstream=True, target_region=(48.0, 60.0, 0.0, 6.0)))
     assert inputs.spec.upstream[0].grid.lon == (-10, -8, -6, -4, -2)
-    assert any("upstream region" in line and "west" in line for line in inputs.account)
+    assert any("upstream region" in line and "west" in line for line in inputs.notes)
 
 
 def test_data_beyond_the_budget_goes_to_a_file_and_reads_the_same(path, tmp_path):
     inside = prepare_training(config(path)).windows(TRAIN).gather([0, 7])
-    mapped = prepare_training(config(path, memory_budget=1e-6), cache_folder=tmp_path)
-    assert isinstance(mapped.sources.target.values_NCHW, np.memmap)
-    np.testing.assert_array_equal(mapped.windows(TRAIN).gather([0, 7]).x_BTCHW, inside.x_BTCHW)
-    assert [p.name for p in tmp_path.iterdir()] == ["region.nc"]
+    cached = prepare_training(config(path, memory_budget=1e-6, cache_dir=str(tmp_path / "cache")))
+    assert isinstance(cached.sources.target.values_NCHW, FileArray)
+    np.testing.assert_array_equal(cached.windows(TRAIN).gather([0, 7]).x_BTCHW, inside.x_BTCHW)
 
 
 def test_the_description_gives_the_same_arrays_again(path):

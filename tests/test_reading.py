@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from convlstm_wx.conventions import Channel
 from convlstm_wx.data import quality
-from convlstm_wx.data.reading import describe_step, open_dataset, open_forecast, time_step
+from convlstm_wx.data.channels import choose_channels
+from convlstm_wx.data.reading import describe_step, observed_only, open_dataset, open_forecast, time_step
 from convlstm_wx.errors import DataError
 
 START = np.datetime64("2001-01-01", "ns")
 DAY, HOUR = np.timedelta64(1, "D"), np.timedelta64(1, "h")
+NOTHING_MENDED = {"unsorted_times": 0, "duplicate_times": 0}
 HALF_HOUR, SECOND = np.timedelta64(30, "m"), np.timedelta64(1, "s")
 
 
@@ -54,7 +57,7 @@ def test_a_plain_file_comes_back_as_it_is(opened):
     assert dataset["t2m"].dims == ("time", "lat", "lon")
     assert dataset["t2m"].values.ravel().tolist() == list(range(24))
     assert dataset["time"].dtype == "datetime64[ns]"
-    assert dataset.attrs == {"source": "x.nc", "lat_descending": 0}
+    assert dataset.attrs == {"source": "x.nc", "lat_descending": 0, **NOTHING_MENDED}
     assert dataset["t2m"].attrs["units"] == "K"
 
 
@@ -291,6 +294,12 @@ def test_files_of_one_time_each_are_joined(tmp_path):
     assert open_dataset(files)["t2m"].values.ravel().tolist() == list(range(18))
 
 
+def test_files_whose_times_interleave_are_joined_in_order(tmp_path):
+    whole = small(days=6)
+    files = write_all(tmp_path, odd=whole.isel(time=[0, 2, 4]), even=whole.isel(time=[1, 3, 5]))
+    assert open_dataset(files)["t2m"].values.ravel().tolist() == list(range(36))
+
+
 def test_files_by_variable_and_period_are_joined_both_ways(tmp_path):
     both = small(days=4).assign(msl=small(days=4, units="Pa")["t2m"] + 100)
     pieces = {f"{v}{i}": both[[v]].isel(time=slice(2 * i, 2 * i + 2)) for v in both.data_vars for i in range(2)}
@@ -319,6 +328,14 @@ def test_the_same_static_field_in_every_file_stays_static(tmp_path):
     assert dataset["orog"].dims == ("lat", "lon")
 
 
+def test_a_static_field_may_stand_in_any_file(tmp_path):
+    whole = small(days=4)
+    last = whole.isel(time=[2, 3]).assign(orog=whole["t2m"][0].drop_vars("time"))
+    dataset = open_dataset(write_all(tmp_path, a=whole.isel(time=[0, 1]), b=last))
+    assert dataset["orog"].values.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert dataset["t2m"].values.ravel().tolist() == list(range(24))
+
+
 def test_grids_that_differ_by_rounding_or_by_a_turn_are_the_same(tmp_path):
     whole = small(days=4, lon=(200.0, 210.0))
     west = whole.isel(time=[2, 3]).assign_coords(lon=[-160.00001, -150.0])
@@ -339,6 +356,114 @@ def test_a_zarr_folder_is_read(tmp_path, zarr_format):
     dataset = open_dataset([str(tmp_path / "x.zarr")])
     assert dataset["t2m"].values.ravel().tolist() == list(range(24))
     assert dataset["t2m"].chunks is not None
+
+
+# Mending
+
+
+def at_days(*days: int) -> xr.Dataset:
+    """Fields that hold their place in the file, at these days."""
+    return small(days=len(days), lat=(1.0,), lon=(10.0,)).assign_coords(time=START + np.array(days) * DAY)
+
+
+def values_by_day(dataset: xr.Dataset) -> dict[int, float]:
+    days = (dataset["time"].values - START) // DAY
+    return dict(zip(days.astype(int).tolist(), dataset["t2m"].values.ravel().tolist()))
+
+
+@pytest.mark.parametrize(
+    ("days", "expected", "unsorted", "duplicates"),
+    [
+        ((0, 1, 2), {0: 0, 1: 1, 2: 2}, 0, 0),
+        ((0, 2, 1), {0: 0, 1: 2, 2: 1}, 1, 0),
+        ((0, 1, 1, 2), {0: 0, 1: 1, 2: 3}, 0, 1),
+        ((2, 1, 0, 1), {0: 2, 1: 1, 2: 0}, 3, 1),
+    ],
+)
+def test_times_are_sorted_and_the_first_of_two_kept_when_asked(tmp_path, days, expected, unsorted, duplicates):
+    at_days(*days).to_netcdf(tmp_path / "x.nc")
+    dataset = open_dataset([tmp_path / "x.nc"], mend=True)
+    assert not dataset["t2m"].variable._in_memory
+    assert values_by_day(dataset) == expected
+    assert (dataset.attrs["unsorted_times"], dataset.attrs["duplicate_times"]) == (unsorted, duplicates)
+
+
+def test_of_files_that_overlap_the_first_counts_when_asked(tmp_path):
+    files = write_all(tmp_path, a=at_days(2, 3), b=at_days(1, 0, 0), c=at_days(0, 3, 4))
+    dataset = open_dataset(files, mend=True)
+    assert values_by_day(dataset) == {0: 1, 1: 0, 2: 0, 3: 1, 4: 2}
+    assert (dataset.attrs["unsorted_times"], dataset.attrs["duplicate_times"]) == (2, 3)
+
+
+def test_files_by_variable_count_what_was_mended_once(tmp_path):
+    files = write_all(tmp_path, a=at_days(0, 1, 1), b=at_days(0, 1, 1).rename(t2m="msl"))
+    dataset = open_dataset(files, mend=True)
+    assert dataset.sizes["time"] == 2
+    assert dataset.attrs["duplicate_times"] == 1
+
+
+# Values that were filled in
+
+
+def filled(*steps: int, **options) -> xr.Dataset:
+    """A file whose field was filled at these steps."""
+    dataset = small(**options)
+    flag = xr.zeros_like(dataset["t2m"], dtype=np.int8)
+    flag[list(steps)] = 1
+    flag.attrs = {
+        "standard_name": "status_flag",
+        "flag_values": np.array([0, 1], np.int8),
+        "flag_meanings": "observed filled",
+    }
+    dataset["t2m"].attrs["ancillary_variables"] = "t2m_filled"
+    return dataset.assign(t2m_filled=flag)
+
+
+@pytest.mark.parametrize("as_coordinate", [False, True])
+def test_flags_of_filled_values_travel_as_coordinates(opened, as_coordinate):
+    delivered = filled(1, lat=(3.0, 2.0, 1.0)).transpose("lon", "lat", "time")
+    delivered["t2m_filled"][0, 0, 2] = 1  # the last row in our order
+    dataset = opened(delivered.set_coords("t2m_filled") if as_coordinate else delivered)
+    assert list(dataset.data_vars) == ["t2m"]
+    flags = dataset["t2m"].coords["t2m_filled"]
+    assert flags.dims == ("time", "lat", "lon")
+    assert flags.dtype == np.int8
+    assert np.argwhere(flags.values[2]).tolist() == [[2, 0]]
+    assert flags[:, 0, 0].values.tolist() == [0, 1, 0, 0]
+    assert dataset.isel(time=[1])["t2m_filled"].values.all()
+
+
+def test_a_variable_that_only_sounds_like_a_flag_stays_one(opened):
+    plain = small().assign(t2m_filled=small()["t2m"] + 1, other_filled=small()["t2m"] + 2)
+    assert set(opened(plain).data_vars) == {"t2m", "t2m_filled", "other_filled"}
+
+
+def test_a_flag_on_other_dimensions_is_refused(opened):
+    odd = filled(1)
+    odd["t2m_filled"] = odd["t2m_filled"].isel(time=0, drop=True).assign_attrs(odd["t2m_filled"].attrs)
+    with pytest.raises(DataError, match="'t2m_filled' flags filled values, but is not on the dimensions of 't2m'"):
+        opened(odd)
+
+
+def test_flags_are_joined_and_files_without_them_were_observed(tmp_path):
+    files = write_all(tmp_path, a=small(days=2), b=filled(1, days=2, start=START + 2 * DAY))
+    dataset = open_dataset(files)
+    assert dataset["t2m_filled"][:, 0, 0].values.tolist() == [0, 0, 0, 1]
+    assert list(dataset.data_vars) == ["t2m"]
+
+
+def test_only_what_was_observed_is_left_and_lazily(opened):
+    dataset = opened(filled(1).assign(msl=small(units="Pa")["t2m"]))
+    field = observed_only(dataset["t2m"])
+    assert field.chunks is not None
+    assert np.isnan(field[:, 0, 0].values).tolist() == [False, True, False, False]
+    assert field[2].values.ravel().tolist() == list(range(12, 18))
+    assert field.attrs["units"] == "K"
+    assert "t2m_filled" not in field.coords
+    untouched = observed_only(dataset["msl"])
+    assert "t2m_filled" not in untouched.coords
+    assert not untouched.variable._in_memory
+    assert untouched.values.ravel().tolist() == list(range(24))
 
 
 # What cannot be read
@@ -369,11 +494,11 @@ BAD = {
     "no lon": (small().drop_vars("lon"), "no longitude axis: the dimension 'lon' has no coordinate values"),
     "repeated time": (
         small(days=3).assign_coords(time=dates("2001-01-01", "2001-01-02", "2001-01-02")),
-        "time 2001-01-02T00:00 occurs twice, at steps 1 and 2.*drop_duplicates",
+        "time 2001-01-02T00:00 occurs twice, at steps 1 and 2; 'convlstm-wx prepare --data ... --output clean.nc'",
     ),
     "unsorted time": (
         small(days=3).assign_coords(time=dates("2001-01-01", "2001-01-03", "2001-01-02")),
-        "time is not increasing: 2001-01-02T00:00 \\(step 2\\) comes after 2001-01-03T00:00.*sortby",
+        "time is not increasing: 2001-01-02T00:00 \\(step 2\\) comes after 2001-01-03T00:00; 'convlstm-wx prepare",
     ),
     "time without dates": (undated(), "'time' has no dates; needed are units such as.*no units"),
     "time in odd units": (undated("fortnights since yesterday"), "dates of 'time' cannot be understood"),
@@ -383,8 +508,34 @@ BAD = {
         "'time' has a missing value at step 2",
     ),
     "text for time": (small().assign_coords(time=["a", "b", "c", "d"]), "'time' has no dates"),
-    "mesh": (curvilinear(), "'lat' is a two-dimensional coordinate: projected or curvilinear grids are not supported"),
-    "mesh with row numbers": (curvilinear().assign_coords(y=[0.0, 1.0], x=[0.0, 1.0]), "'lat' is a two-dimensional"),
+    "mesh of longitudes elsewhere": (
+        curvilinear().assign_coords(lon=(("y", "i"), [[0.0, 1.0], [0.5, 1.7]])),
+        "'lat' is on \\(y, x\\), but 'lon' on \\(y, i\\); needed are the same two dimensions",
+    ),
+    "mesh with gaps": (
+        curvilinear().assign_coords(lat=(("y", "x"), [[0.0, np.nan], [2.0, 3.5]])),
+        "'lat' has missing values",
+    ),
+    "mesh in metres": (
+        curvilinear().assign_coords(lat=(("y", "x"), [[0.0, 1000.0], [2.0, 3.5]])),
+        "'lat' and 'lon' are not in degrees",
+    ),
+    "one latitude, a mesh of longitudes": (
+        curvilinear().drop_vars("lat").assign_coords(lat=("y", [1.0, 2.0])),
+        "'lon' is a two-dimensional coordinate: projected or curvilinear grids cannot be used here",
+    ),
+    "a moving mesh": (
+        curvilinear().assign_coords(lat=(("time", "y", "x"), np.arange(16.0).reshape(4, 2, 2))),
+        "'lat' changes along 'time': a grid that moves cannot be used",
+    ),
+    "row numbers": (
+        small(lat=(0.0, 1.0, 2.0), lon=(0.0, 1.0)).rename(lat="y", lon="x"),
+        "'y' and 'x' only number the rows and columns of the grid; needed are latitudes and longitudes",
+    ),
+    "metres without units": (
+        small(lat=(1000.0, 2000.0)).rename(lat="y", lon="x"),
+        "latitudes from 1000 to 2000 in 'y' are not between -90 and 90 degrees; a projected grid needs two-dim",
+    ),
     "only static": (
         small().isel(time=0, drop=True).assign_coords(time=small()["time"]),
         "static fields only \\(t2m\\)",
@@ -393,7 +544,10 @@ BAD = {
         with_levels().isel(time=0, drop=True).assign_coords(time=small()["time"]),
         "'t2m' has some dimensions of the others only",
     ),
-    "metres": (projected(), "no latitude axis: there is one in m, and projected grids are not supported"),
+    "metres": (
+        projected(),
+        "no latitude axis: there is one in m, and a projected grid needs two-dimensional latitudes",
+    ),
     "text for lat": (small(lat=("a", "b", "c")), "no latitude axis: there is one of the type .*numbers are needed"),
     "one lat": (small().isel(lat=0), "no latitude axis: there is one with 0 dimensions"),
     "lat too large": (small(lat=(100.0, 110.0, 120.0)), "latitudes from 100 to 120.*projected"),
@@ -469,7 +623,15 @@ MISFITS = {
     "other grid": (small(days=2, lat=(1.0, 2.0)), "b.nc: its lat \\(2 points from 1 to 2\\) differs from that of a.nc"),
     "other place": (small(days=2, lat=(1.0, 2.0, 4.0)), "b.nc: its lat .* differs"),
     "other units": (small(days=2, start=START + 9 * DAY, units="degC"), "b.nc: 't2m' is in degC, but in K in a.nc"),
-    "overlap": (small(days=2, start=START + 3 * DAY), "a.nc and b.nc overlap in time"),
+    "overlap": (
+        small(days=2, start=START + 3 * DAY),
+        "a.nc and b.nc overlap in time; give each period once, or 'convlstm-wx prepare --data",
+    ),
+    "other levels": (with_levels((500.0,)), "do not fit together"),
+    "another static field": (
+        small(start=START + 9 * DAY).assign(orog=small()["t2m"][1].drop_vars("time")),
+        "'orog' has no time, and differs between a.nc and b.nc",
+    ),
     "other times": (
         small(name="msl", start=START + 9 * DAY),
         "do not fit together.*a.nc has t2m at 4 times",
@@ -480,8 +642,9 @@ MISFITS = {
 @pytest.mark.parametrize("case", MISFITS)
 def test_files_that_do_not_fit_together_are_refused(tmp_path, case):
     other, fragment = MISFITS[case]
+    first = small().assign(orog=small()["t2m"][0].drop_vars("time")) if "orog" in other else small()
     with pytest.raises(DataError, match=fragment) as raised:
-        open_dataset(write_all(tmp_path, a=small(), b=other))
+        open_dataset(write_all(tmp_path, a=first, b=other))
     assert "\n" not in str(raised.value)
 
 
@@ -515,7 +678,7 @@ def test_forecast_layouts_become_ours(tmp_path, names, units):
     assert opened["t2m"][0, 0].values.tolist() == [[4, 5], [2, 3], [0, 1]]
     assert opened["lead_time"].values.tolist() == forecast()["lead_time"].values.tolist()
     assert opened["valid_time"].values[1, 2] == START + DAY + 18 * HOUR
-    assert opened.attrs == {"source": "f.nc", "lat_descending": 1}
+    assert opened.attrs == {"source": "f.nc", "lat_descending": 1, **NOTHING_MENDED}
 
 
 def test_a_forecast_with_levels_and_one_init_time_is_read(tmp_path):
@@ -581,7 +744,7 @@ def test_every_real_file_is_read_and_plausible(real_data):
         assert (np.diff(dataset["lat"]) > 0).all()
         assert (np.diff(dataset["lon"]) > 0).all()
         assert "number" not in dataset.coords
-        account = quality.check(dataset, list(dataset.data_vars))
+        account = quality.check(dataset, choose_channels(dataset))
         assert account.warnings() == [], file.name
         assert all(channel.meaning for channel in account.channels), file.name
 
@@ -602,6 +765,6 @@ def test_a_real_file_cut_short_never_leaves_a_traceback(real_data, tmp_path):
     for share in (0.001, 0.01, 0.1, 0.5, 0.9, 0.999):
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(DataError, match=r"cut\.nc"):
-            quality.check(open_dataset([path]), ["u"])
+            quality.check(open_dataset([path]), [Channel("u", 500.0)])
     shutil.copy(real_data / "era5_plev_merapi_6h_202601.nc", path)
     assert open_dataset([path])["u"].shape == (124, 5, 9, 9)

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.making import choose_lead_steps, say_forecast
+from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_forecast
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, seed, share
 from convlstm_wx.errors import ConfigError, DataError
 
@@ -78,7 +78,8 @@ def _score_checkpoint(
     checkpoint = load_checkpoint(options.checkpoint)
     spec = checkpoint.spec
     policy = choose_device(options.device, use_amp=options.use_amp)
-    spec.check(dataset)
+    upstream = open_upstream(spec, options.upstream_data)
+    spec.check(dataset, upstream)
     times = dataset["time"].values
     roles = spec.split.roles(times)
     if not (roles == TRAIN).any():
@@ -102,6 +103,7 @@ def _score_checkpoint(
         init_times,
         lead_steps=lead_steps,
         policy=policy,
+        upstream=upstream,
         batch_size=options.batch_size,
         skip_incomplete=True,
     )
@@ -149,7 +151,7 @@ def _score_file(
 
     from convlstm_wx.checkpoint import load_checkpoint
     from convlstm_wx.data.reading import open_forecast
-    from convlstm_wx.data.regions import Grid, Region, select_region
+    from convlstm_wx.data.regions import Grid, select_region
     from convlstm_wx.data.splits import TRAIN
 
     made = _chosen_part(options, open_forecast(options.forecast))
@@ -169,11 +171,10 @@ def _score_file(
             f"climatology; give a longer --data record, or the --checkpoint whose training times to use"
         )
     grid = Grid.from_dataset(made)
-    box = Region(grid.lat[0], grid.lat[-1], grid.lon[0], grid.lon[-1])
     say_forecast(made)
     log.info("climatology from %s", origin)
     facts = {"Forecast": str(options.forecast) + remark, "Climatology": origin}
-    return made, select_region(dataset, box), training, facts
+    return made, select_region(dataset, grid.box()), training, facts
 
 
 def _chosen_part(options: argparse.Namespace, made: "xr.Dataset") -> "xr.Dataset":

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.making import choose_lead_steps, say_forecast
+from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_forecast
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,19 @@ def run(options: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(options.checkpoint)
     policy = choose_device(options.device, use_amp=options.use_amp)
     dataset = open_dataset(options.data)
-    checkpoint.spec.check(dataset)
-    init_times = choose_init_times(checkpoint.spec, dataset, options.init_time or (), options.start, options.end)
-    check_output(output, [*options.data, options.checkpoint])
+    upstream = open_upstream(checkpoint.spec, options.upstream_data)
+    checkpoint.spec.check(dataset, upstream)
+    init_times = choose_init_times(
+        checkpoint.spec, dataset, options.init_time or (), options.start, options.end, upstream
+    )
+    check_output(output, [*options.data, *(options.upstream_data or ()), options.checkpoint])
     made = make_forecast(
         checkpoint,
         dataset,
         init_times,
         lead_steps=choose_lead_steps(options.lead_steps, checkpoint.spec.lead_steps),
         policy=policy,
+        upstream=upstream,
         batch_size=options.batch_size,
     )
     write_forecast(made, output, layout=options.layout)

@@ -1,12 +1,38 @@
-"""What forecast and evaluate have in common: how they tell of the forecasts that they make."""
+"""What forecast and evaluate have in common: what they open, and how they tell of the forecasts that they make."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from convlstm_wx.data.spec import DataSpec
+
 log = logging.getLogger(__name__)
+
+
+def open_upstream(spec: "DataSpec", given: Sequence[str] | None) -> list["xr.Dataset"]:
+    """The data of upstream regions that are read from files: those given, or those of training.
+
+    Raises:
+        ConfigError: for another number of them than training had.
+        DataError: if one of those of training is not there any more.
+    """
+    from convlstm_wx.data.reading import open_dataset
+
+    wanted = spec.upstream_files
+    if given:
+        if len(given) != len(wanted):
+            trained = f"training read {len(wanted)} ({', '.join(' '.join(files) for files in wanted) or 'none'})"
+            raise ConfigError(f"--upstream-data: {len(given)} given, but {trained}; give one for each, in that order")
+        return [open_dataset([path]) for path in given]
+    try:
+        return [open_dataset(files) for files in wanted]
+    except DataError as error:
+        raise DataError(f"upstream data of training: {error}. Say with --upstream-data where they are.") from error
 
 
 def choose_lead_steps(asked: int | None, trained: int) -> int:

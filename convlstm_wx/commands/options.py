@@ -76,7 +76,7 @@ def _add_setting(group: Any, entry: Field) -> None:
         common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
         common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
     else:
-        is_path = entry.name in ("data", "output_dir")
+        is_path = entry.name in ("data", "upstream_data", "output_dir", "cache_dir")
         common |= {"metavar": "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]}
         common |= {"nargs": "+"} if metadata["shape"] == "many" else {}
     group.add_argument(flag, help=text + _default_text(entry), **common)
@@ -137,7 +137,13 @@ def add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_required
     """What every command that makes forecasts asks for."""
     command.add_argument("--checkpoint", metavar="PATH", required=checkpoint_required, help="best.pt of a training run")
     command.add_argument(
-        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or a Zarr directory"
+        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or a Zarr store"
+    )
+    command.add_argument(
+        "--upstream-data",
+        metavar="PATH",
+        nargs="+",
+        help="other files for the upstream regions that training read from files (default: those of training)",
     )
     making = command.add_argument_group("Making forecasts")
     making.add_argument("--lead-steps", metavar="N", type=positive, help="lead times, in steps (default: as trained)")

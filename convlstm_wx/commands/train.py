@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.distributed import joined
     from convlstm_wx.files import check_can_make, make_folder
     from convlstm_wx.training.loop import Run, write_config
+    from convlstm_wx.training.probe import probe
     from convlstm_wx.training.summary import summary
 
     resume = load_checkpoint(options.resume) if options.resume else None
@@ -41,15 +42,16 @@ def run(options: argparse.Namespace) -> int:
         if not processes.is_main:
             logging.getLogger("convlstm_wx").setLevel("WARNING")
         policy = choose_device(config.device, use_amp=config.use_amp, local_rank=processes.local_rank)
-        inputs = prepare_training(config, cache_folder=Path())
+        inputs = prepare_training(config)
         run = Run(config, inputs, policy, folder, processes, resume)
+        probed = probe(run)  # what fails at the longest rollout fails now, before anything is written
         make_folder(folder)
         if processes.is_main:
             if options.overwrite:
                 _remove_run(folder)
             _log_to_file(folder / "training.log")
             write_config(folder / "config.json", config)
-        for line in summary(run, inputs):
+        for line in summary(run, inputs, probed):
             log.info(line)
         result = run.train()
         log.info("memory used at most: %.1f GB", policy.peak_memory_bytes() / 2**30)

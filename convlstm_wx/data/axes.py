@@ -1,12 +1,11 @@
-"""Axes: which coordinate of a file is its time, level, latitude and longitude, and the canonical form of each.
+"""Axes: which coordinate of a file is its time, level, latitude and longitude, and the canonical form in space.
 
-Every axis ends up as one dimension of our own name: time as datetime64[ns] and increasing, level in hPa, latitude and
-longitude ascending, longitude without a jump. Only coordinates are read here, never fields.
+Every axis ends up as one dimension of our own name: level in hPa, latitude and longitude ascending, longitude without a
+jump. Only coordinates are read here, never fields. Times are in times.py, grids with two-dimensional latitudes in
+projection.py.
 """
 
-import logging
-import warnings
-from typing import Any
+from collections.abc import Iterator
 
 import cf_xarray  # noqa: F401  (adds the .cf accessor)
 import numpy as np
@@ -14,8 +13,6 @@ import xarray as xr
 
 from convlstm_wx.conventions import AXIS_ALIASES, normalise_units, unit_conversion
 from convlstm_wx.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 _CF_NAMES = {
     "time": ("time", "T"),
@@ -32,9 +29,12 @@ _WORDS = {
     "init_time": "init_time axis",
     "lead_time": "lead_time axis",
 }
-_YEARS = (1678, 2262)  # what datetime64[ns] can hold
 _HIGHEST_HPA = 2_000  # a larger number without units is a pressure in Pa
 _TOLERANCE_DEG = 1e-4
+_NEEDS_PLACES = (
+    "a projected grid needs two-dimensional latitudes and longitudes in degrees beside it; add them (with pyproj, for "
+    "example), or regrid to latitudes and longitudes"
+)
 
 
 def find_axis(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
@@ -45,15 +45,36 @@ def find_axis(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
     Raises:
         DataError: if latitude and longitude are fields of a projected grid.
     """
-    coordinates = (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
-    found = [values for values in coordinates if _suits(values, axis)]
     if axis in ("lat", "lon"):
-        # In this order: beside a two-dimensional latitude, a plain y counts rows and is no latitude.
-        placed = next((values for values in found if values.ndim in (1, 2)), None)
-        return _axis_of_mesh(placed) if placed is not None and placed.ndim == 2 else placed
+        return axis_of(find_place(dataset, axis))
+    found = [values for values in _coordinates(dataset, axis) if _suits(values, axis)]
     flat = [values for values in found if values.ndim == 1]
     lone = [values for values in found if values.ndim == 0 and axis != "level"]
     return next(iter(flat + lone), None)
+
+
+def find_place(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
+    """The latitudes or longitudes of a file, one- or two-dimensional; None if it has none.
+
+    Raises:
+        DataError: if they change with time.
+    """
+    found = (values for values in _coordinates(dataset, axis) if _suits(values, axis) and values.ndim in (1, 2, 3))
+    # In this order: beside a two-dimensional latitude, a plain y counts rows and is no latitude.
+    place = next(found, None)
+    return place if place is None or place.ndim < 3 else _of_all_times(place)
+
+
+def _of_all_times(place: xr.DataArray) -> xr.DataArray:
+    """WRF repeats latitudes and longitudes at every time."""
+    first = place[0]
+    if not np.array_equal(first.values, place[-1].values):
+        raise DataError(f"'{place.name}' changes along '{place.dims[0]}': a grid that moves cannot be used")
+    return first
+
+
+def _coordinates(dataset: xr.Dataset, axis: str) -> Iterator[xr.DataArray]:
+    return (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
 
 
 def _candidates(dataset: xr.Dataset, axis: str) -> list[str]:
@@ -62,7 +83,9 @@ def _candidates(dataset: xr.Dataset, axis: str) -> list[str]:
     lower = {str(name).lower(): name for name in dataset.variables}
     by_alias = [lower[alias] for alias in AXIS_ALIASES[axis] if alias in lower]
     by_units = [name for name, values in dataset.variables.items() if " since " in values.attrs.get("units", "")]
-    return list(dict.fromkeys([*by_attribute, *by_alias, *(by_units if axis == "time" else [])]))
+    bounds = {values.attrs.get(key) for values in dataset.variables.values() for key in ("bounds", "climatology")}
+    names = dict.fromkeys([*by_attribute, *by_alias, *(by_units if axis == "time" else [])])
+    return [name for name in names if name not in bounds]
 
 
 def _suits(values: xr.DataArray, axis: str) -> bool:
@@ -74,16 +97,49 @@ def _suits(values: xr.DataArray, axis: str) -> bool:
     return axis.endswith("time") or (values.dtype.kind in "fiu" and unit_conversion(units, "m") is None)
 
 
-def _axis_of_mesh(mesh: xr.DataArray) -> xr.DataArray:
-    """The one-dimensional axis behind a two-dimensional coordinate that varies along one dimension only."""
+def axis_of(place: xr.DataArray | None) -> xr.DataArray | None:
+    """The one-dimensional axis of what :func:`find_place` found.
+
+    Raises:
+        DataError: if latitude and longitude are fields of a projected grid.
+    """
+    return axis_of_mesh(place) if place is not None and place.ndim == 2 else place
+
+
+def axis_of_mesh(mesh: xr.DataArray) -> xr.DataArray:
+    """The one-dimensional axis behind a two-dimensional coordinate that varies along one dimension only.
+
+    Raises:
+        DataError: if it varies along both.
+    """
     for dim in mesh.dims:
         line = mesh.isel({other: 0 for other in mesh.dims if other != dim})
         if float(np.abs(mesh - line).max()) <= _TOLERANCE_DEG and np.ptp(line.values) > _TOLERANCE_DEG:
             return line
     raise DataError(
-        f"'{mesh.name}' is a two-dimensional coordinate: projected or curvilinear grids are not supported. Regrid the "
-        "file to a regular latitude-longitude grid first (for example: cdo remapbil)."
+        f"'{mesh.name}' is a two-dimensional coordinate: projected or curvilinear grids cannot be used here. Regrid "
+        "the file to a regular latitude-longitude grid first (for example: cdo remapbil)."
     )
+
+
+def check_not_counted(lat: xr.DataArray, lon: xr.DataArray) -> None:
+    """Refuse y and x that only number the rows and columns: they are no latitudes and longitudes.
+
+    Raises:
+        DataError: if both are without units and count from 0 or 1.
+    """
+    if all(_counts(values) for values in (lat, lon)):
+        raise DataError(
+            f"'{lat.name}' and '{lon.name}' only number the rows and columns of the grid; needed are latitudes and "
+            "longitudes. Add them as one- or two-dimensional coordinates lat and lon, in degrees."
+        )
+
+
+def _counts(axis: xr.DataArray) -> bool:
+    if str(axis.name).lower() not in ("y", "x") or axis.attrs.get("units") or axis.size < 2:
+        return False
+    values = numbers(axis)
+    return values[0] in (0, 1) and bool((np.diff(values) == 1).all())
 
 
 def missing_axis(dataset: xr.Dataset, axis: str) -> DataError:
@@ -101,9 +157,7 @@ def _why_unfit(values: xr.Variable) -> str:
     """Why a variable with the name of an axis is none."""
     units = normalise_units(values.attrs.get("units", ""))
     if unit_conversion(units, "m") is not None:
-        return (
-            f"there is one in {units}, and projected grids are not supported (regrid to latitudes and longitudes first)"
-        )
+        return f"there is one in {units}, and {_NEEDS_PLACES}"
     if values.dtype.kind not in "fiu":
         return f"there is one of the type {values.dtype}, and numbers are needed"
     return f"there is one with {values.ndim} dimensions, and one dimension is needed"
@@ -115,7 +169,7 @@ def level_values(axis: xr.DataArray) -> np.ndarray:
     Raises:
         DataError: for levels that are missing or occur twice.
     """
-    values = _numbers(axis)
+    values = numbers(axis)
     units = normalise_units(axis.attrs.get("units", ""))
     conversion = unit_conversion(units, "hPa")
     if conversion is None:
@@ -133,11 +187,11 @@ def latitude_order(axis: xr.DataArray) -> tuple[slice, np.ndarray]:
     Raises:
         DataError: for latitudes that are missing, unsorted or not between -90 and 90.
     """
-    values = _numbers(axis)
+    values = numbers(axis)
     if np.abs(values).max() > 90 + _TOLERANCE_DEG:
         raise DataError(
             f"latitudes from {values.min():g} to {values.max():g} in '{axis.name}' are not between -90 and 90 degrees; "
-            "projected grids are not supported. Regrid to latitudes and longitudes first."
+            f"{_NEEDS_PLACES}"
         )
     steps = np.diff(values)
     if not ((steps > 0).all() or (steps < 0).all()):
@@ -155,11 +209,11 @@ def longitude_order(axis: xr.DataArray) -> tuple[slice | np.ndarray, np.ndarray]
     Raises:
         DataError: for longitudes that are missing, out of range or occur twice.
     """
-    values = _numbers(axis)
+    values = numbers(axis)
     if values.min() < -360 or values.max() > 540 or np.ptp(values) > 360 + _TOLERANCE_DEG:
         raise DataError(
             f"longitudes from {values.min():g} to {values.max():g} in '{axis.name}' are not degrees of one turn; "
-            "projected grids are not supported. Regrid to latitudes and longitudes first."
+            f"{_NEEDS_PLACES}"
         )
     order = np.argsort(values, kind="stable")
     if len(order) > 1 and np.isclose(np.ptp(values), 360, atol=_TOLERANCE_DEG):
@@ -187,120 +241,15 @@ def _as_slice(order: np.ndarray) -> slice | np.ndarray:
     return slice(int(order[0]), int(order[-1]) + 1) if (np.diff(order) == 1).all() else order
 
 
-def _numbers(axis: xr.DataArray) -> np.ndarray:
+def numbers(axis: xr.DataArray) -> np.ndarray:
+    """The values of a coordinate in float64.
+
+    Raises:
+        DataError: where it has none, or some are missing.
+    """
     if axis.dtype.kind not in "fiu" or axis.size == 0:
         raise DataError(f"'{axis.name}' has no numbers to use as coordinates")
     values = axis.values.astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"'{axis.name}' has missing values; a coordinate must be complete")
     return values
-
-
-def decode_times(axis: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Times as datetime64[ns], rounded to seconds, and which of the file's times they are (a mask).
-
-    Calendars of climate models (noleap, 360_day ...) are read as dates of the standard one; dates that it does not have
-    (30 February) are left out, and the log says so.
-
-    Raises:
-        DataError: for times without dates, missing, or outside the years 1678 to 2261.
-    """
-    name = str(axis.name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", xr.SerializationWarning)
-            decoded = xr.decode_cf(xr.Dataset(coords={name: axis.variable}), decode_timedelta=False)[name].values
-    except (ValueError, OverflowError, KeyError, TypeError) as error:
-        raise DataError(f"the dates of '{name}' cannot be understood (units '{axis.attrs.get('units')}')") from error
-    decoded = np.atleast_1d(decoded)
-    if decoded.dtype.kind == "O" and decoded.size and hasattr(decoded[0], "calendar"):
-        decoded = _to_standard_calendar(decoded, name)
-    elif decoded.dtype.kind != "M":
-        raise DataError(
-            f"'{name}' has no dates; needed are units such as 'hours since 1900-01-01', found {_found(axis)}"
-        )
-    elif np.isnat(decoded).any():
-        raise DataError(f"'{name}' has a missing value at step {int(np.isnat(decoded).argmax())}; mend the time axis")
-    keep = ~np.isnat(decoded)
-    times = decoded[keep]
-    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
-    if years.size and (years.min() < _YEARS[0] or years.max() >= _YEARS[1]):
-        raise DataError(f"'{name}' holds the years {years.min()} to {years.max()}; needed are 1678 to 2261")
-    # Hours counted in fractions of a day come out some nanoseconds off.
-    whole_seconds = (times.astype("datetime64[ms]") + np.timedelta64(500, "ms")).astype("datetime64[s]")
-    return whole_seconds.astype("datetime64[ns]"), keep
-
-
-def _found(axis: xr.DataArray) -> str:
-    units = axis.attrs.get("units")
-    return f"units '{units}'" if units else f"no units, and values such as {np.atleast_1d(axis.values)[0]}"
-
-
-def _to_standard_calendar(dates: np.ndarray, name: str) -> np.ndarray:
-    """datetime64[s]; NaT for dates that the standard calendar does not have."""
-    times = np.array([_standard_date(date.isoformat()) for date in dates])
-    lost = int(np.isnat(times).sum())
-    logger.warning(
-        "'%s' has the calendar '%s': read as dates of the standard calendar%s",
-        name,
-        dates[0].calendar,
-        f", without {lost} dates that it does not have" if lost else "",
-    )
-    return times
-
-
-def _standard_date(text: str) -> np.datetime64:
-    try:
-        return np.datetime64(text, "s")
-    except ValueError:
-        return np.datetime64("NaT", "s")
-
-
-def check_increasing(times: np.ndarray, name: str) -> None:
-    """Refuse times that are not strictly increasing.
-
-    Raises:
-        DataError: naming the first time that is out of order or occurs twice.
-    """
-    steps = np.diff(times)
-    zero = np.zeros((), steps.dtype)
-    wrong = np.flatnonzero(steps <= zero)
-    if wrong.size == 0:
-        return
-    index = int(wrong[0])
-    before, after = (_readable(value) for value in times[index : index + 2])
-    if steps[index] == zero:
-        raise DataError(
-            f"{name} {after} occurs twice, at steps {index} and {index + 1}. Keep one of them (in Python: "
-            f'dataset.drop_duplicates("{name}")).'
-        )
-    raise DataError(
-        f"{name} is not increasing: {after} (step {index + 1}) comes after {before}. Sort the file by time (in Python: "
-        f'dataset.sortby("{name}")).'
-    )
-
-
-def _readable(value: Any) -> str:
-    if isinstance(value, np.datetime64):
-        return str(value.astype("datetime64[m]"))
-    return f"{value / np.timedelta64(1, 'h'):g} h"
-
-
-_NANOSECONDS = {"ns": 1.0, "nanoseconds": 1.0, "s": 1e9, "min": 6e10, "minutes": 6e10, "h": 3.6e12, "d": 8.64e13}
-
-
-def decode_leads(axis: xr.DataArray) -> np.ndarray:
-    """Lead times as timedelta64[ns].
-
-    Raises:
-        DataError: for lead times without units of time, unsorted or negative.
-    """
-    text = axis.attrs.get("units", "")
-    unit = _NANOSECONDS.get(normalise_units(text))
-    if unit is None or axis.dtype.kind not in "fiu":
-        raise DataError(f"'{axis.name}' has no units of time (found '{text}'); needed are hours, seconds ...")
-    leads = np.atleast_1d(np.round(_numbers(axis) * unit)).astype("timedelta64[ns]")
-    check_increasing(leads, "lead_time")
-    if leads[0] < np.timedelta64(0, "ns"):
-        raise DataError(f"'{axis.name}' begins with a negative lead time")
-    return leads

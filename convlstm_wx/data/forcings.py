@@ -1,10 +1,13 @@
 """Forcings: what is known of any time, past or future, without a forecast.
 
 Season and time of day, the height of the sun, the place on the map, and static fields of the file such as orography.
-Shapes: S times, F forcing channels, H lat, W lon.
+A forcing field is made of a few numbers per time (the clock) and a few fixed fields per region (the places), so that a
+batch carries the numbers only and the fields are made where the network is.
+Shapes: S times, G clock numbers, P place fields, F forcing channels, H lat, W lon.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,19 +28,21 @@ def year_fraction(times: np.ndarray) -> np.ndarray:
     return (times - times.astype("datetime64[Y]")) / np.timedelta64(1, "s") / (DAY_S * YEAR_DAYS)
 
 
-def cosine_solar_zenith(times: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Cosine of the solar zenith angle, 0 at night, [S, H, W].
+def clock(times: np.ndarray) -> np.ndarray:
+    """The numbers of each time (datetime64, any shape S...): float32 [S..., G].
+
+    Cosine and sine of the season and of the time of day, then what the three sun fields of :attr:`Forcings.places` are
+    multiplied with and summed to give the sine of the sun's height (the cosine of its zenith angle).
 
     Declination from the day of the year (error up to half a degree) and local mean solar time, that is without the
     equation of time (up to 16 minutes): for a network's input that is enough. [Hartmann 2016, Global Physical
     Climatology, appendix A]
     """
-    declination = -DECLINATION_MAX * np.cos(2 * np.pi * (year_fraction(times) + 10 / YEAR_DAYS))
-    hour_angle_SW = 2 * np.pi * (day_fraction(times)[:, None] - 0.5) + np.deg2rad(lon)[None]
-    lat_rad = np.deg2rad(lat)
-    vertical_SH = np.sin(lat_rad)[None] * np.sin(declination)[:, None]
-    swing_SH = np.cos(lat_rad)[None] * np.cos(declination)[:, None]
-    return np.maximum(vertical_SH[..., None] + swing_SH[..., None] * np.cos(hour_angle_SW)[:, None], 0.0)
+    season, day = 2 * np.pi * year_fraction(times), 2 * np.pi * day_fraction(times)
+    declination = -DECLINATION_MAX * np.cos(season + 2 * np.pi * 10 / YEAR_DAYS)
+    # cos(hour angle) with hour angle = day - pi + lon, by the addition theorem.
+    sun = [np.sin(declination), -np.cos(declination) * np.cos(day), np.cos(declination) * np.sin(day)]
+    return np.stack([np.cos(season), np.sin(season), np.cos(day), np.sin(day), *sun], axis=-1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,27 +56,24 @@ class Forcings:
     static_FHW: np.ndarray
 
     NAMES = ("cos_season", "sin_season", "cos_day", "sin_day", "cos_solar_zenith", "lat", "lon")
+    CLOCK_FIELDS = 4  # the clock's numbers that are spread over the map as they are
+    SUN_FIELDS = 3  # the place fields that the height of the sun is made of
 
     @property
     def channels(self) -> int:
         """F."""
         return len(self.NAMES) + len(self.static_FHW)
 
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """The forcing of the given times (datetime64, any shape S...), float32 [S..., F, H, W]."""
-        flat = times.reshape(-1)
-        lat, lon = np.asarray(self.grid.lat), np.asarray(self.grid.lon)
-        fields = np.empty((flat.size, self.channels, lat.size, lon.size), np.float32)
-        angles = 2 * np.pi * np.stack([year_fraction(flat), day_fraction(flat)])
-        fields[:, 0:4:2] = np.cos(angles).T[..., None, None]
-        fields[:, 1:4:2] = np.sin(angles).T[..., None, None]
-        fields[:, 4] = cosine_solar_zenith(flat, lat, lon)
-        fields[:, 5] = _minus_one_to_one(lat)[:, None]
-        fields[:, 6] = _minus_one_to_one(lon)[None, :]
-        fields[:, len(self.NAMES) :] = self.static_FHW
-        return fields.reshape(*times.shape, *fields.shape[1:])
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Three sun fields, latitude and longitude from -1 to 1, the static fields: float32 [P, H, W]."""
+        lat_HW, lon_HW = self.grid.places()
+        phi, eastward = np.deg2rad(lat_HW), np.deg2rad(lon_HW)
+        sun = [np.sin(phi), np.cos(phi) * np.cos(eastward), np.cos(phi) * np.sin(eastward)]
+        fields = np.stack([*sun, _minus_one_to_one(lat_HW), _minus_one_to_one(lon_HW)])
+        return np.concatenate([fields, self.static_FHW]).astype(np.float32)
 
 
 def _minus_one_to_one(values: np.ndarray) -> np.ndarray:
-    span = values[-1] - values[0]
-    return np.zeros_like(values) if span == 0 else 2 * (values - values[0]) / span - 1
+    span = np.ptp(values)
+    return np.zeros_like(values) if span == 0 else 2 * (values - values.min()) / span - 1

@@ -1,6 +1,7 @@
-"""From a file to what a network gathers from: for training, and again later from a checkpoint's description alone."""
+"""From files to what a network gathers from: for training, and again later from a checkpoint's description alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,204 +11,29 @@ import xarray as xr
 
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.conventions import Channel
-from convlstm_wx.data import quality
+from convlstm_wx.data.account import Account
+from convlstm_wx.data.cache import DEFAULT_FOLDER, Cache, open_array, read_entries, write_entries
+from convlstm_wx.data.channels import choose_channels, choose_targets, flagged_channels, static_fields, static_names
 from convlstm_wx.data.forcings import Forcings
-from convlstm_wx.data.normalise import Statistics, fit_statistics
-from convlstm_wx.data.reading import describe_step, open_dataset, source_of, time_step
+from convlstm_wx.data.normalise import Statistics, StatisticsFit
+from convlstm_wx.data.pieces import positions, read_pieces
+from convlstm_wx.data.quality import Survey
+from convlstm_wx.data.reading import open_dataset, source_of, time_step
 from convlstm_wx.data.regions import Grid, Region, choose_upstream, select_region
-from convlstm_wx.data.splits import TRAIN, Split, make_split
-from convlstm_wx.data.store import (
-    choose_channels,
-    choose_targets,
-    memory_budget_bytes,
-    read_values,
-    static_fields,
-    static_names,
-    time_slices,
-)
+from convlstm_wx.data.spec import Attributes, DataSpec, RegionSpec
+from convlstm_wx.data.splits import TRAIN, make_split
+from convlstm_wx.data.store import SLICE_BYTES, Array, allocate_in_file, memory_budget_bytes, time_slices
 from convlstm_wx.data.windows import Source, Windows, init_indices
-from convlstm_wx.errors import CheckpointError, DataError
+from convlstm_wx.errors import DataError
+from convlstm_wx.files import describe_bytes
 
 KEPT_ATTRIBUTES = ("units", "long_name", "standard_name", "cell_methods")
+FILE_SLICE_BYTES = 64 * 2**20  # of a record that is not kept in memory
+BUDGET_SHARE = 8  # a slice of it is at most this part of the budget
 
+TARGET = "target region"
 
-@dataclass(frozen=True)
-class RegionSpec:
-    """One region as the network knows it: its box (None: the whole file), grid and training statistics."""
-
-    box: Region | None
-    grid: Grid
-    statistics: Statistics
-    static_names: tuple[str, ...]
-
-    @property
-    def input_channels(self) -> int:
-        """Fields and masks that the network reads from this region."""
-        return len(self.statistics.channels) + int(self.statistics.gaps_C.sum())
-
-    @property
-    def forcing_channels(self) -> int:
-        """Forcing channels of this region."""
-        return len(Forcings.NAMES) + len(self.static_names)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types and arrays, for a checkpoint."""
-        return {
-            "box": None if self.box is None else list(self.box.as_tuple()),
-            "grid": self.grid.to_dict(),
-            "statistics": self.statistics.to_dict(),
-            "static_names": list(self.static_names),
-        }
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> "RegionSpec":
-        """Back from :meth:`to_dict`."""
-        box = None if entries["box"] is None else Region(*entries["box"])
-        grid, statistics = Grid.from_dict(entries["grid"]), Statistics.from_dict(entries["statistics"])
-        return cls(box, grid, statistics, tuple(entries["static_names"]))
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """All that a checkpoint must know of its data, to forecast from another file of the same kind.
-
-    Attributes:
-        target, upstream: the regions.
-        targets: the channels that are forecast.
-        attributes: units and names of each variable, as the file has them.
-        step_s: time step, seconds.
-        input_steps, lead_steps: T and L of training.
-        split: which times were trained on, validated with and held out.
-        lat_descending: the order of latitudes in the file, which forecasts keep.
-        source: the file names.
-    """
-
-    target: RegionSpec
-    upstream: tuple[RegionSpec, ...]
-    targets: tuple[Channel, ...]
-    attributes: dict[str, dict[str, str]]
-    step_s: int
-    input_steps: int
-    lead_steps: int
-    split: Split
-    lat_descending: bool
-    source: str
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """The input channels."""
-        return self.target.statistics.channels
-
-    @property
-    def step(self) -> np.timedelta64:
-        """Time step."""
-        return np.timedelta64(self.step_s, "s")
-
-    @property
-    def target_indices(self) -> list[int]:
-        """Where the targets stand among the inputs."""
-        return [self.channels.index(channel) for channel in self.targets]
-
-    @property
-    def target_mask_indices(self) -> list[int]:
-        """For each target its place among the mask channels, -1 where it has no gaps."""
-        gaps = self.target.statistics.gaps_C
-        return [int(gaps[:index].sum()) if gaps[index] else -1 for index in self.target_indices]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types and arrays, for a checkpoint."""
-        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        return plain | {
-            "target": self.target.to_dict(),
-            "upstream": [region.to_dict() for region in self.upstream],
-            "targets": [channel.name for channel in self.targets],
-            "split": self.split.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> "DataSpec":
-        """Back from :meth:`to_dict`."""
-        return cls(
-            target=RegionSpec.from_dict(entries["target"]),
-            upstream=tuple(RegionSpec.from_dict(region) for region in entries["upstream"]),
-            targets=tuple(Channel.parse(name) for name in entries["targets"]),
-            split=Split.from_dict(entries["split"]),
-            **{name: entries[name] for name in _PLAIN_FIELDS},
-        )
-
-    def differences(self, dataset: xr.Dataset) -> list[str]:
-        """What keeps a dataset from being used with these statistics: variables, units, levels, step, grids."""
-        found = _variable_differences(self, dataset)
-        step = time_step(dataset["time"].values)
-        if step != self.step:
-            found.append(f"time step {describe_step(step)} instead of {describe_step(self.step)}")
-        if static_names(dataset) != self.target.static_names:
-            found.append(
-                f"static fields {_listed(static_names(dataset))} instead of {_listed(self.target.static_names)}"
-            )
-        for region in (self.target, *self.upstream):
-            try:
-                found.extend(region.grid.differences(Grid.from_dataset(select_region(dataset, region.box))))
-            except DataError as error:
-                found.append(str(error))
-        return found
-
-    def changes(self, now: "DataSpec") -> list[str]:
-        """What another description has different: a run goes on with the same data only."""
-        found = [
-            f"{what} {_listed(a)} there, {_listed(b)} here"
-            for what, a, b in (
-                ("inputs", [c.name for c in self.channels], [c.name for c in now.channels]),
-                ("targets", [c.name for c in self.targets], [c.name for c in now.targets]),
-                (
-                    "units",
-                    [a["units"] for a in self.attributes.values()],
-                    [a["units"] for a in now.attributes.values()],
-                ),
-                ("static fields", self.target.static_names, now.target.static_names),
-                ("upstream regions", [str(r.box) for r in self.upstream], [str(r.box) for r in now.upstream]),
-                ("time step", [describe_step(self.step)], [describe_step(now.step)]),
-            )
-            if list(a) != list(b)
-        ]
-        for mine, theirs in zip((self.target, *self.upstream), (now.target, *now.upstream)):
-            found.extend(mine.grid.differences(theirs.grid))
-        return found + (["another split into training, validation and held out"] if self.split != now.split else [])
-
-    def check(self, dataset: xr.Dataset) -> None:
-        """Refuse a dataset that differs.
-
-        Raises:
-            CheckpointError: naming every difference.
-        """
-        found = self.differences(dataset)
-        if found:
-            raise CheckpointError(
-                f"{source_of(dataset)} does not fit the checkpoint, which was trained on "
-                f"{self.source}: {'; '.join(found)}"
-            )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " ".join(names) or "none"
-
-
-_PLAIN_FIELDS = ("attributes", "step_s", "input_steps", "lead_steps", "lat_descending", "source")
-
-
-def _variable_differences(spec: DataSpec, dataset: xr.Dataset) -> list[str]:
-    found = []
-    levels = dataset["level"].values if "level" in dataset.dims else ()
-    for name, attributes in spec.attributes.items():
-        if name not in dataset.data_vars:
-            found.append(f"no variable '{name}'")
-            continue
-        units = dataset[name].attrs.get("units", "1")
-        if units != attributes["units"]:
-            found.append(f"'{name}' is in {units} instead of {attributes['units']}")
-    for level in sorted({c.level for c in spec.channels if c.level is not None} - {float(x) for x in levels}):
-        found.append(f"no level {level:g} hPa")
-    return found
+Allocate = Callable[[str, Any, Sequence[int]], Array]
 
 
 @dataclass(frozen=True)
@@ -248,40 +74,47 @@ class Sources:
         )
 
 
-def open_sources(spec: DataSpec, dataset: xr.Dataset) -> Sources:
-    """A dataset that fits the spec, read and normalised with the spec's own statistics."""
-    regions = (spec.target, *spec.upstream)
-    budget = memory_budget_bytes(None) // len(regions)
-    built = []
-    for region in regions:
-        part = select_region(dataset, region.box)
-        values = read_values(part, region.statistics.channels, budget_bytes=budget)
-        built.append(_make_source(values, part, region.statistics))
-    return _gather_sources(built, dataset["time"].values)
+@dataclass(frozen=True)
+class _Input:
+    """One region's data on the way in.
+
+    Attributes:
+        role: "target", or "upstream region" or "upstream data" with which one.
+        box, files: of :class:`~convlstm_wx.data.spec.RegionSpec`.
+        paths: the files behind the data, for the key of a cache.
+        data: canonical, cut to the box.
+        channels: those to read.
+    """
+
+    role: str
+    box: Region | None
+    files: tuple[str, ...]
+    paths: tuple[str, ...]
+    data: xr.Dataset
+    channels: tuple[Channel, ...]
+
+    def shape(self, times: np.ndarray) -> tuple[int, int, int, int]:
+        """N, C, H, W."""
+        return len(times), len(self.channels), self.data.sizes["lat"], self.data.sizes["lon"]
+
+    @property
+    def attributes(self) -> Attributes:
+        """Units and names of each variable."""
+        return {name: _kept_attributes(self.data[name]) for name in dict.fromkeys(c.variable for c in self.channels)}
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What is wrong with these data names them."""
+        try:
+            yield
+        except DataError as error:
+            role = "" if self.role == TARGET else f", {self.role}"
+            raise DataError(f"{source_of(self.data)}{role}: {error}") from error
 
 
-def _gather_sources(built: Sequence[tuple[Source, np.ndarray]], times: np.ndarray) -> Sources:
-    sources = [source for source, _ in built]
-    complete = np.logical_and.reduce([complete for _, complete in built])
-    return Sources(sources[0], tuple(sources[1:]), times, complete)
-
-
-def _make_source(values_NCHW: np.ndarray, dataset: xr.Dataset, statistics: Statistics) -> tuple[Source, np.ndarray]:
-    """Normalise in place; missing becomes 0, beside a mask where training had gaps, else an incomplete time."""
-    times = dataset["time"].values
-    gaps = statistics.gaps_C
-    observed = np.empty((len(times), int(gaps.sum()), *values_NCHW.shape[2:]), bool)
-    complete = np.empty(len(times), bool)
-    for piece in time_slices(values_NCHW.shape, 64 * 2**20):
-        values = values_NCHW[piece]
-        statistics.normalise(values, times[piece])
-        finite = np.isfinite(values)
-        observed[piece] = finite[:, gaps]
-        # A time without any value says nothing, masked channel or not.
-        complete[piece] = finite[:, ~gaps].all(axis=(1, 2, 3)) & finite.any(axis=(2, 3)).all(axis=1)
-        values[~finite] = 0
-    forcings = Forcings(Grid.from_dataset(dataset), static_fields(dataset))
-    return Source(values_NCHW, observed, forcings), complete
+def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
+    kept = {name: str(field.attrs[name]) for name in KEPT_ATTRIBUTES if name in field.attrs}
+    return {"units": "1"} | kept
 
 
 @dataclass(frozen=True)
@@ -292,37 +125,33 @@ class TrainingInputs:
         spec: for the checkpoint.
         sources: the arrays.
         roles_N: role of each time in the split.
-        account: the check of the data, line by line.
+        account: the check of the target region's data.
+        notes: what was decided about upstream regions and found in them.
+        stored: where the arrays are kept, and how large they are.
     """
 
     spec: DataSpec
     sources: Sources
     roles_N: np.ndarray
-    account: list[str]
+    account: Account
+    notes: tuple[str, ...]
+    stored: str
 
     def windows(self, role: int) -> Windows:
         """The windows of one role."""
         return self.sources.windows(self.spec, self.roles_N == role)
 
 
-def prepare_training(config: TrainConfig, cache_folder: Path | None = None) -> TrainingInputs:
+def prepare_training(config: TrainConfig) -> TrainingInputs:
     """Read, check, split and normalise the data of a configuration.
 
     Raises:
-        DataError, ConfigError: for data or options that cannot be trained with, before anything is written.
+        DataError, ConfigError: for data or options that cannot be trained with.
     """
     dataset = open_dataset(config.data)
-    channels = choose_channels(dataset, config.variables, config.levels)
-    targets = choose_targets(channels, config.target_variables)
-    if config.levels and "level" in dataset.dims:  # what is not used need not be whole
-        dataset = dataset.isel(level=np.isin(dataset["level"].values, config.levels))
-    names = list(dict.fromkeys(channel.variable for channel in channels))
-    box = None if config.target_region is None else Region(*config.target_region)
-    target_data = select_region(dataset, box)
     times = dataset["time"].values
     if len(times) < 2:
-        raise DataError(f"{dataset.attrs['source']}: {len(times)} time in the file; a forecast needs a series of them")
-    step = time_step(times)
+        raise DataError(f"{source_of(dataset)}: {len(times)} time in the file; a forecast needs a series of them")
     split = make_split(
         times,
         window_steps=config.input_steps + config.lead_steps,
@@ -330,51 +159,272 @@ def prepare_training(config: TrainConfig, cache_folder: Path | None = None) -> T
         validation=config.validation_months,
     )
     roles = split.roles(times)
-    account = quality.check(target_data, names).lines()
-    upstream_boxes, reasons = _upstream_boxes(config, dataset, Region(*_box_of(target_data)), roles == TRAIN)
-    attributes = {name: _kept_attributes(dataset[name]) for name in names}
-    budget = memory_budget_bytes(config.memory_budget) // (1 + len(upstream_boxes))
-    regions, built = [], []
-    for region_box in (box, *upstream_boxes):
-        part = select_region(dataset, region_box)
-        values = read_values(part, channels, budget_bytes=budget, cache_folder=cache_folder)
-        channel_attributes = [attributes[channel.variable] for channel in channels]
-        statistics = fit_statistics(values, times, roles == TRAIN, channels, channel_attributes, step)
-        source, complete = _make_source(values, part, statistics)
-        regions.append(RegionSpec(region_box, source.forcings.grid, statistics, static_names(part)))
+    target = _target(config, dataset)
+    targets = choose_targets(target.channels, config.target_variables)
+    upstream, notes = _upstream(config, dataset, target, roles == TRAIN)
+    inputs = (target, *upstream)
+    size = sum(4 * int(np.prod(each.shape(times))) for each in inputs)
+    budget = memory_budget_bytes(config.memory_budget)
+    folder = Path(config.cache_dir or DEFAULT_FOLDER) if size > budget else None
+    regions, built, accounts = [], [], []
+    for each in inputs:
+        region, source, complete, account = _prepare(each, times, roles == TRAIN, folder, budget)
+        regions.append(region)
         built.append((source, complete))
+        accounts.append(account)
+    for each, account in zip(upstream, accounts[1:]):
+        notes += [f"upstream {source_of(each.data)}: {text}" for text in account.warnings() if each.files]
     spec = DataSpec(
         target=regions[0],
         upstream=tuple(regions[1:]),
         targets=targets,
-        attributes=attributes,
-        step_s=int(step / np.timedelta64(1, "s")),
+        step_s=int(time_step(times) / np.timedelta64(1, "s")),
         input_steps=config.input_steps,
         lead_steps=config.lead_steps,
         split=split,
         lat_descending=bool(dataset.attrs.get("lat_descending", 0)),
         source=source_of(dataset),
     )
-    return TrainingInputs(spec, _gather_sources(built, times), roles, account + reasons)
+    stored = f"{describe_bytes(size)} " + (f"in the data cache {folder}" if folder else "in memory")
+    return TrainingInputs(spec, _gather_sources(built, times), roles, accounts[0], tuple(notes), stored)
 
 
-def _upstream_boxes(
-    config: TrainConfig, dataset: xr.Dataset, target: Region, training_N: np.ndarray
-) -> tuple[list[Region], list[str]]:
+# Regions
+
+
+def _target(config: TrainConfig, dataset: xr.Dataset) -> _Input:
+    channels = choose_channels(dataset, config.variables, config.levels)
+    box = None if config.target_region is None else Region(*config.target_region)
+    return _Input(TARGET, box, (), config.data, select_region(dataset, box), channels)
+
+
+def _upstream(
+    config: TrainConfig, dataset: xr.Dataset, target: _Input, training_N: np.ndarray
+) -> tuple[list[_Input], list[str]]:
+    """The upstream regions, and why they are these."""
     if not config.include_upstream:
         return [], []
+    found, notes = [], []
     if config.upstream_region:
         boxes = [Region(*box) for box in config.upstream_region]
-        return boxes, [f"upstream region {box} (as asked)" for box in boxes]
-    chosen, reason = choose_upstream(dataset, target, training_N)
-    return [chosen], [f"upstream region {chosen}: {reason}"]
+        notes += [f"upstream region {box} (as asked)" for box in boxes]
+    elif not config.upstream_data:
+        chosen, reason = choose_upstream(dataset, Region(*_box_of(target.data)), training_N)
+        boxes = [chosen]
+        notes.append(f"upstream region {chosen}: {reason}")
+    else:
+        boxes = []
+    for box in boxes:
+        data = select_region(dataset, box)
+        found.append(_Input(f"upstream region {box}", box, (), config.data, data, target.channels))
+    for file in config.upstream_data:
+        other = open_dataset([file])
+        channels = choose_channels(other, config.upstream_variables, config.levels if "level" in other.dims else ())
+        each = _Input("upstream data", None, (file,), (file,), other, channels)
+        notes.append(_check_times(each, dataset["time"].values, training_N))
+        found.append(each)
+    return found, notes
 
 
 def _box_of(dataset: xr.Dataset) -> tuple[float, float, float, float]:
-    grid = Grid.from_dataset(dataset)
-    return (grid.lat[0], grid.lat[-1], grid.lon[0], grid.lon[-1])
+    lat_HW, lon_HW = Grid.from_dataset(dataset).places()
+    return (float(lat_HW.min()), float(lat_HW.max()), float(lon_HW.min()), float(lon_HW.max()))
 
 
-def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
-    kept = {name: str(field.attrs[name]) for name in KEPT_ATTRIBUTES if name in field.attrs}
-    return {"units": "1"} | kept
+def _check_times(upstream: _Input, times: np.ndarray, training_N: np.ndarray) -> str:
+    """How much of training the upstream data cover, in words.
+
+    Raises:
+        DataError: if they cover nothing of it.
+    """
+    there = upstream.data["time"].values
+    shared = np.isin(times[training_N], there)
+    if not shared.any():
+        first, last = there[[0, -1]].astype("datetime64[m]")
+        begin, end = times[training_N][[0, -1]].astype("datetime64[m]")
+        raise DataError(
+            f"upstream data {source_of(upstream.data)}: its times ({first} to {last}) hold none of the training times "
+            f"({begin} to {end}), so it would say nothing; give data of the same period and times of day"
+        )
+    missing = int((~np.isin(times, there)).sum())
+    lost = f"; {missing} of {len(times)} times are missing there, and windows with them are left out" if missing else ""
+    return f"upstream data {source_of(upstream.data)}, on their own grid{lost}"
+
+
+# Arrays
+
+
+def _prepare(
+    each: _Input, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    """One region read, checked and normalised; or taken from its cache."""
+    if folder is None:
+        return _build(each, times, training_N, _in_memory, SLICE_BYTES)
+    depends_on = {
+        "channels": [channel.name for channel in each.channels],
+        "attributes": each.attributes,
+        "times": times,
+        "training": training_N,
+        "grid": [each.data["lat"].values.tolist(), each.data["lon"].values.tolist()],
+        "static": static_fields(each.data),
+    }
+    cache = Cache(folder, each.paths, depends_on)
+    if not cache.exists():
+        with cache.building() as unfinished:
+            made = _build(each, times, training_N, _in_folder(unfinished), _slice_bytes(budget))
+            region, source, complete, account = made
+            statistics = {f"statistics.{name}": value for name, value in region.statistics.to_dict().items()}
+            entries = {"complete": complete, "account": account.to_dict(), "masks": source.observed_NMHW.shape[1]}
+            write_entries(unfinished, statistics | entries)
+    return _from_cache(cache.path, each, times)
+
+
+def _from_cache(folder: Path, each: _Input, times: np.ndarray) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    entries = read_entries(folder)
+    shape = each.shape(times)
+    named = {name.removeprefix("statistics."): value for name, value in entries.items() if "." in name}
+    statistics = Statistics.from_dict(named)
+    source = Source(
+        open_array(folder, "values", np.float32, shape),
+        open_array(folder, "observed", bool, (shape[0], entries["masks"], *shape[2:])),
+        _forcings(each.data),
+    )
+    return _region(each, statistics), source, entries["complete"], Account.from_dict(entries["account"])
+
+
+def _slice_bytes(budget: int) -> int:
+    return min(FILE_SLICE_BYTES, budget // BUDGET_SHARE)
+
+
+def _in_memory(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
+    return np.empty(tuple(shape), dtype)
+
+
+def _in_folder(folder: Path) -> Allocate:
+    """Files of a cache; the flags of filled values go into the masks and are not kept themselves."""
+
+    def allocate(name: str, dtype: Any, shape: Sequence[int]) -> Array:
+        return allocate_in_file(None if name == "filled" else folder / f"{name}.bin", dtype, shape, folder)
+
+    return allocate
+
+
+def _nameless(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
+    return allocate_in_file(None, dtype, shape)
+
+
+def _build(
+    each: _Input, times: np.ndarray, training_N: np.ndarray, allocate: Allocate, most_bytes: int
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    """One pass over the files for the check, the statistics and the array; a second over the array to normalise it."""
+    data, channels = each.data, each.channels
+    attributes = [each.attributes[channel.variable] for channel in channels]
+    there_N = positions(data["time"].values, times) >= 0
+    survey = Survey(data.isel(time=np.isin(data["time"].values, times)), channels)
+    values = allocate("values", np.float32, each.shape(times))
+    flagged = flagged_channels(data, channels)
+    filled = allocate("filled", bool, (len(times), len(flagged), *each.shape(times)[2:]))
+    with each.named():
+        trained_N = training_N & there_N
+        fit = StatisticsFit(each.shape(times)[1:], times, trained_N, channels, attributes, time_step(times))
+        for piece, block, flags in read_pieces(data, channels, times, most_bytes=most_bytes):
+            for index in range(len(channels)):
+                survey.add(index, block[there_N[piece], index])
+            block[~np.isfinite(block)] = np.nan
+            values[piece], filled[piece] = block, flags
+            fit.add(piece, _observed_only(block, flags, channels, flagged))
+        account = survey.account()
+        if account.problems():
+            raise DataError("; ".join(account.problems()))
+        statistics = fit.statistics()
+        if each.role != TARGET and fit.constant_C.all():
+            names = ", ".join(channel.name for channel in channels)
+            raise DataError(f"all it holds ({names}) is constant in training, so it would be silently inactive")
+    source, complete = _make_source(each, values, filled, times, statistics, allocate, most_bytes)
+    return _region(each, statistics), source, complete, account
+
+
+def _observed_only(
+    values_NCHW: np.ndarray, filled_NMHW: np.ndarray, channels: Sequence[Channel], flagged: Sequence[Channel]
+) -> np.ndarray:
+    """Without what was filled: the array itself, or a copy."""
+    if not filled_NMHW.any():
+        return values_NCHW
+    values = values_NCHW.copy()
+    for place, channel in enumerate(flagged):
+        values[:, channels.index(channel)][filled_NMHW[:, place]] = np.nan
+    return values
+
+
+def _region(each: _Input, statistics: Statistics) -> RegionSpec:
+    grid = Grid.from_dataset(each.data)
+    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.data), each.attributes)
+
+
+def _forcings(data: xr.Dataset) -> Forcings:
+    return Forcings(Grid.from_dataset(data), static_fields(data))
+
+
+def _make_source(
+    each: _Input,
+    values_NCHW: Array,
+    filled_NMHW: Array,
+    times: np.ndarray,
+    statistics: Statistics,
+    allocate: Allocate,
+    most_bytes: int,
+) -> tuple[Source, np.ndarray]:
+    """Normalise in place; missing becomes 0, beside a mask where training had gaps, else an incomplete time."""
+    gaps = statistics.gaps_C
+    observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
+    complete = np.empty(len(times), bool)
+    flagged = flagged_channels(each.data, each.channels)
+    for piece in time_slices(values_NCHW.shape, most_bytes):
+        values = values_NCHW[piece]
+        statistics.normalise(values, times[piece])
+        known = np.isfinite(values)
+        # A time without any value says nothing, masked channel or not; one that was filled has values.
+        complete[piece] = known[:, ~gaps].all(axis=(1, 2, 3)) & np.all(known.any(axis=(2, 3)), axis=1)
+        values[~known] = 0
+        values_NCHW[piece] = values
+        for place, channel in enumerate(flagged):
+            known[:, each.channels.index(channel)] &= ~filled_NMHW[piece][:, place]
+        observed_NMHW[piece] = known[:, gaps]
+    return Source(values_NCHW, observed_NMHW, _forcings(each.data)), complete
+
+
+def open_sources(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Dataset] = ()) -> Sources:
+    """Data that fit the spec, read and normalised with the spec's own statistics.
+
+    Args:
+        spec: of the checkpoint.
+        dataset: the main data.
+        upstream: one for each of `spec.upstream_files`.
+    """
+    regions = (spec.target, *spec.upstream)
+    times = dataset["time"].values
+    inputs = [
+        _Input(TARGET, region.box, region.files, (), select_region(data, region.box), region.statistics.channels)
+        for region, data in zip(regions, spec.region_data(dataset, upstream))
+    ]
+    budget = memory_budget_bytes(None)
+    fits = sum(4 * int(np.prod(each.shape(times))) for each in inputs) <= budget
+    allocate, most_bytes = (_in_memory, SLICE_BYTES) if fits else (_nameless, _slice_bytes(budget))
+    built = []
+    for each, region in zip(inputs, regions):
+        values = allocate("values", np.float32, each.shape(times))
+        filled = allocate(
+            "filled", bool, (len(times), len(flagged_channels(each.data, each.channels)), *values.shape[2:])
+        )
+        with each.named():
+            for piece, block, flags in read_pieces(each.data, each.channels, times, most_bytes=most_bytes):
+                block[~np.isfinite(block)] = np.nan
+                values[piece], filled[piece] = block, flags
+        built.append(_make_source(each, values, filled, times, region.statistics, allocate, most_bytes))
+    return _gather_sources(built, times)
+
+
+def _gather_sources(built: Sequence[tuple[Source, np.ndarray]], times: np.ndarray) -> Sources:
+    sources = [source for source, _ in built]
+    complete = np.logical_and.reduce([complete for _, complete in built])
+    return Sources(sources[0], tuple(sources[1:]), times, complete)

@@ -1,21 +1,24 @@
 """Batches as tensors: the one room of `data` that knows torch."""
 
-import signal
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.windows import Batch, Windows
 
 
 class TensorBatch(NamedTuple):
-    """The arrays of :class:`~convlstm_wx.data.windows.Batch`; init times stay behind."""
+    """What a network is fed with; all float32.
+
+    x_BTCHW, y_BLDHW and valid_BLDHW are those of :class:`~convlstm_wx.data.windows.Batch`; forcing_BSFHW is at input
+    and lead times; each upstream region has [B, T, C + M + F, H, W], its own forcings last.
+    """
 
     x_BTCHW: Tensor
     forcing_BSFHW: Tensor
@@ -23,44 +26,44 @@ class TensorBatch(NamedTuple):
     y_BLDHW: Tensor
     valid_BLDHW: Tensor
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> "TensorBatch":
-        """The same on a device."""
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
+class _Feed:
+    """Moves batches to a device and makes the forcings there."""
 
+    def __init__(self, windows: Windows, device: torch.device, *, pin_memory: bool):
+        self.input_steps, self.device, self.pin_memory = windows.input_steps, device, pin_memory
+        regions = (windows.target, *windows.upstream)
+        self.places = [torch.from_numpy(region.forcings.places).to(device) for region in regions]
+
+    def __call__(self, batch: Batch) -> TensorBatch:
+        clock_BSG, y = self._move(batch.clock_BSG), self._move(batch.y_BLDHW)
+        past_BTG = clock_BSG[:, : self.input_steps]
         return TensorBatch(
-            move(self.x_BTCHW),
-            move(self.forcing_BSFHW),
-            [move(u) for u in self.upstream],
-            move(self.y_BLDHW),
-            move(self.valid_BLDHW),
+            self._move(batch.x_BTCHW),
+            forcing_fields(clock_BSG, self.places[0]),
+            [
+                torch.cat([self._move(u), forcing_fields(past_BTG, places)], dim=2)
+                for u, places in zip(batch.upstream, self.places[1:])
+            ],
+            y,
+            torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW),
         )
 
-
-class _Batches(Dataset[TensorBatch]):
-    """Item i is the whole i-th batch: gathered at once, and picklable for worker processes."""
-
-    def __init__(self, windows: Windows, batches: Sequence[np.ndarray]):
-        self.windows = windows
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> TensorBatch:
-        return as_tensors(self.windows.gather(self.batches[index]))
+    def _move(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return (tensor.pin_memory() if self.pin_memory else tensor).to(self.device, non_blocking=self.pin_memory)
 
 
-def as_tensors(batch: Batch) -> TensorBatch:
-    """The same memory as tensors."""
-    return TensorBatch(
-        torch.from_numpy(batch.x_BTCHW),
-        torch.from_numpy(batch.forcing_BSFHW),
-        [torch.from_numpy(u) for u in batch.upstream],
-        torch.from_numpy(batch.y_BLDHW),
-        torch.from_numpy(batch.valid_BLDHW),
-    )
+def forcing_fields(clock_BSG: Tensor, places_PHW: Tensor) -> Tensor:
+    """The forcing channels [B, S, F, H, W] of :class:`~convlstm_wx.data.forcings.Forcings`, the sun 0 at night."""
+    spread, sun = Forcings.CLOCK_FIELDS, Forcings.SUN_FIELDS
+    channels = spread + 1 + len(places_PHW) - sun
+    fields = clock_BSG.new_empty(*clock_BSG.shape[:2], channels, *places_PHW.shape[1:])
+    fields[:, :, :spread] = clock_BSG[:, :, :spread, None, None]
+    height_of_sun = torch.tensordot(clock_BSG[:, :, spread:], places_PHW[:sun], dims=1)
+    fields[:, :, spread] = height_of_sun.clamp(min=0)
+    fields[:, :, spread + 1 :] = places_PHW[sun:]
+    return fields
 
 
 def epoch_order(windows: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -74,32 +77,27 @@ def in_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def load_batches(
-    windows: Windows, batches: Sequence[np.ndarray], *, num_workers: int = 0, pin_memory: bool = False
+    windows: Windows,
+    batches: Sequence[np.ndarray],
+    device: torch.device,
+    *,
+    num_workers: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[TensorBatch]:
-    """The given batches of window numbers, in order."""
-    loader = DataLoader(
-        _Batches(windows, batches),
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        multiprocessing_context="spawn" if num_workers else None,
-        # A loader draws a seed from its generator: from one of its own, so that dropout and noise do not depend on
-        # how often batches were loaded, and a resumed run repeats them.
-        generator=torch.Generator(),
-    )
-    with _deaf_to_interrupts() if num_workers else nullcontext():
-        loaded = iter(loader)
-    yield from loaded
+    """The given batches of window numbers, in order, on the device.
 
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Worker processes that start in here ignore Ctrl-C: the parent alone decides, and never waits for a dead one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    Threads gather the next batches while the network works on one: copying arrays and reading files needs no
+    interpreter, so processes would only add copies.
+    """
+    feed = _Feed(windows, device, pin_memory=pin_memory)
+    if num_workers == 0:
+        yield from (feed(windows.gather(numbers)) for numbers in batches)
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="gather") as pool:
+        ahead: deque[Future[Batch]] = deque()
+        for numbers in batches:
+            ahead.append(pool.submit(windows.gather, numbers))
+            if len(ahead) > num_workers:
+                yield feed(ahead.popleft().result())
+        while ahead:
+            yield feed(ahead.popleft().result())

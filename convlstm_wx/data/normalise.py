@@ -13,7 +13,6 @@ import numpy as np
 
 from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor
 from convlstm_wx.data.forcings import day_fraction, year_fraction
-from convlstm_wx.data.store import time_slices
 from convlstm_wx.errors import DataError
 
 
@@ -111,7 +110,8 @@ class Statistics:
 
     def normalise(self, values_NCHW: np.ndarray, times: np.ndarray) -> None:
         """File units to normalised units, in place; missing values stay NaN."""
-        _transform(values_NCHW, self.millimetres_C)
+        for index in np.flatnonzero(self.millimetres_C):
+            values_NCHW[:, index] = _log_of_millimetres(values_NCHW[:, index], self.millimetres_C[index])
         values_NCHW -= self.climatology(times)
         values_NCHW /= self.std_C[:, None, None]
 
@@ -144,18 +144,11 @@ class Statistics:
 _ARRAYS = ("millimetres_C", "climatology_PCHW", "std_C", "increment_std_C", "observed_CHW", "gaps_C")
 
 
-def fit_statistics(
-    values_NCHW: np.ndarray,
-    times: np.ndarray,
-    training_N: np.ndarray,
-    channels: Sequence[Channel],
-    attributes: Sequence[Mapping[str, Any]],
-    step: np.timedelta64,
-) -> Statistics:
-    """Statistics of the training times of an array in file units; other times are never looked at.
+class StatisticsFit:
+    """Statistics of the training times, gathered in one pass over an array in file units; no other time is looked at.
 
     Args:
-        values_NCHW: file units, missing as NaN.
+        shape: C, H, W.
         times: N times, increasing.
         training_N: which of them are training times.
         channels: C of them.
@@ -163,120 +156,125 @@ def fit_statistics(
         step: the file's time step; differences are taken only between times one step apart.
 
     Raises:
-        DataError: if a channel has no value at all in training, or precipitation comes in an unknown unit.
+        DataError: if precipitation comes in an unknown unit.
     """
-    millimetres = np.array(
-        [
-            millimetres_factor(a.get("units", "")) if is_precipitation(c.variable, a) else 0.0
-            for c, a in zip(channels, attributes)
-        ],
-        np.float32,
-    )
-    mean, count, gaps = _mean_and_count(values_NCHW, training_N, millimetres)
-    for channel, values_there in zip(channels, count.sum(axis=(1, 2))):
-        if values_there == 0:
-            raise DataError(f"'{channel.name}' has no value in the training months. Leave it out with --variables.")
-    basis = ClimatologyBasis.choose(times[training_N])
-    coefficients, std = _fit_climatology(values_NCHW, times, training_N, millimetres, mean, count, basis)
-    increment_std = _increment_std(values_NCHW, times, training_N, millimetres, step) / std
-    period = times[training_N][[0, -1]].astype("datetime64[s]").astype(str)
-    return Statistics(
-        channels=tuple(channels),
-        millimetres_C=millimetres,
-        basis=basis,
-        climatology_PCHW=coefficients.astype(np.float32),
-        std_C=std.astype(np.float32),
-        increment_std_C=np.clip(increment_std, 1e-2, None).astype(np.float32),
-        observed_CHW=count > 0,
-        gaps_C=gaps,
-        period=(str(period[0]), str(period[1])),
-    )
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        times: np.ndarray,
+        training_N: np.ndarray,
+        channels: Sequence[Channel],
+        attributes: Sequence[Mapping[str, Any]],
+        step: np.timedelta64,
+    ):
+        self.channels, self.times, self.training_N, self.step = tuple(channels), times, training_N, step
+        self.millimetres_C = np.array(
+            [
+                millimetres_factor(a.get("units", "")) if is_precipitation(c.variable, a) else 0.0
+                for c, a in zip(channels, attributes)
+            ],
+            np.float32,
+        )
+        self.basis = ClimatologyBasis.choose(times[training_N])
+        terms = self.basis.terms(times[:1]).shape[1]
+        self.normal_PP = np.zeros((terms, terms))
+        self.shift_C = np.full(shape[0], np.nan)  # near the mean, so that squares lose no digits
+        self.sum_CHW, self.count_CHW = np.zeros(tuple(shape)), np.zeros(tuple(shape), np.int64)
+        self.terms_sum_PCHW, self.projected_PCHW = np.zeros((terms, *shape)), np.zeros((terms, *shape))
+        self.squares_C, self.steps_C, self.step_squares_C = np.zeros(shape[0]), np.zeros(shape[0]), np.zeros(shape[0])
+        self.constant_C = np.zeros(shape[0], bool)  # known once the statistics are
+        self.last_CHW: np.ndarray | None = None
+        self.last_time = np.datetime64("NaT", "ns")
+
+    def add(self, piece: slice, values_NCHW: np.ndarray) -> None:
+        """Take in the values of the next stretch of times, missing as NaN."""
+        training = self.training_N[piece]
+        if not training.any():
+            return
+        times = self.times[piece][training]
+        terms_NP = self.basis.terms(times)
+        self.normal_PP += terms_NP.T @ terms_NP
+        neighbours = np.diff(np.concatenate([[self.last_time], times])) == self.step
+        newest = np.empty(values_NCHW.shape[1:])
+        for index in range(values_NCHW.shape[1]):
+            values = values_NCHW[training, index].astype(np.float64)
+            if self.millimetres_C[index]:
+                values = _log_of_millimetres(values, self.millimetres_C[index])
+            newest[index] = values[-1]
+            self._add_steps(index, values, neighbours)
+            self._add_values(index, values, terms_NP)
+        self.last_CHW, self.last_time = newest, times[-1]
+
+    def _add_steps(self, index: int, values_NHW: np.ndarray, neighbours_N: np.ndarray) -> None:
+        """Squares of one-step differences between neighbouring training times."""
+        steps = np.diff(values_NHW, axis=0)[neighbours_N[1:]]
+        if neighbours_N[0] and self.last_CHW is not None:
+            steps = np.concatenate([steps, values_NHW[:1] - self.last_CHW[index]])
+        known = steps[np.isfinite(steps)]
+        self.steps_C[index] += known.size
+        self.step_squares_C[index] += known @ known
+
+    def _add_values(self, index: int, values_NHW: np.ndarray, terms_NP: np.ndarray) -> None:
+        known = np.isfinite(values_NHW)
+        if np.isnan(self.shift_C[index]) and known.any():
+            self.shift_C[index] = values_NHW[known].mean()
+        values_NHW -= np.nan_to_num(self.shift_C[index])
+        if known.all():
+            self.terms_sum_PCHW[:, index] += terms_NP.sum(axis=0)[:, None, None]
+        else:
+            values_NHW[~known] = 0
+            self.terms_sum_PCHW[:, index] += np.tensordot(terms_NP.T, known.astype(np.float64), axes=1)
+        self.count_CHW[index] += known.sum(axis=0)
+        self.sum_CHW[index] += values_NHW.sum(axis=0)
+        self.projected_PCHW[:, index] += np.tensordot(terms_NP.T, values_NHW, axes=1)
+        self.squares_C[index] += np.vdot(values_NHW, values_NHW)
+
+    def statistics(self) -> Statistics:
+        """Of all that was added.
+
+        Raises:
+            DataError: if a channel has no value at all in training.
+        """
+        for channel, known in zip(self.channels, self.count_CHW.sum(axis=(1, 2))):
+            if known == 0:
+                raise DataError(f"'{channel.name}' has no value in the training months. Leave it out with --variables.")
+        coefficients, std_C = self._climatology()
+        increment_std_C = np.sqrt(self.step_squares_C / np.maximum(self.steps_C, 1)) / std_C
+        period = self.times[self.training_N][[0, -1]].astype("datetime64[s]").astype(str)
+        return Statistics(
+            channels=self.channels,
+            millimetres_C=self.millimetres_C,
+            basis=self.basis,
+            climatology_PCHW=coefficients.astype(np.float32),
+            std_C=std_C.astype(np.float32),
+            increment_std_C=np.clip(increment_std_C, 1e-2, None).astype(np.float32),
+            observed_CHW=self.count_CHW > 0,
+            gaps_C=np.any(self.count_CHW < int(self.training_N.sum()), axis=(1, 2)),
+            period=(str(period[0]), str(period[1])),
+        )
+
+    def _climatology(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least-squares coefficients [P, C, H, W] and the standard deviation of the rest [C].
+
+        Missing values take their point's mean, so a point with many gaps gets a weaker cycle, never a wild one.
+        """
+        mean_CHW = self.sum_CHW / np.maximum(self.count_CHW, 1)
+        projected = self.projected_PCHW - mean_CHW * self.terms_sum_PCHW
+        solved = np.linalg.lstsq(self.normal_PP, projected.reshape(len(projected), -1), rcond=1e-10)[0]
+        coefficients = solved.reshape(projected.shape)
+        squares_C = self.squares_C - (self.count_CHW * np.square(mean_CHW)).sum(axis=(1, 2))
+        explained_C = (coefficients * projected).sum(axis=(0, 2, 3))
+        variance_C = (squares_C - explained_C) / self.count_CHW.sum(axis=(1, 2))
+        mean_CHW = mean_CHW + self.shift_C[:, None, None]
+        # A constant channel says nothing; a scale of 1 keeps its anomalies at zero.
+        floor_C = 1e-6 * np.maximum(np.abs(mean_CHW).max(axis=(1, 2)), 1e-12)
+        std_C = np.sqrt(np.maximum(variance_C, 0))
+        coefficients[0] += mean_CHW
+        self.constant_C = std_C <= floor_C
+        return coefficients, np.where(self.constant_C, 1.0, std_C)
 
 
-def _transform(values_NCHW: np.ndarray, millimetres_C: np.ndarray) -> None:
-    """log1p of millimetres, in place, for the channels that have a factor. Small negative rain is rounding: 0."""
-    for index in np.flatnonzero(millimetres_C):
-        field = values_NCHW[:, index]
-        np.log1p(np.maximum(field * millimetres_C[index], 0), out=field)
-
-
-def _training_slices(values_NCHW: np.ndarray, training_N: np.ndarray, millimetres_C: np.ndarray) -> Any:
-    """(indices, transformed float64 copy) of the training times, slice by slice."""
-    for piece in time_slices(values_NCHW.shape, 64 * 2**20):
-        indices = np.arange(piece.start, piece.stop)[training_N[piece]]
-        if indices.size:
-            values = values_NCHW[indices].astype(np.float64)
-            _transform(values, millimetres_C)
-            yield indices, values
-
-
-def _mean_and_count(
-    values_NCHW: np.ndarray, training_N: np.ndarray, millimetres_C: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean [C, H, W] and number of values [C, H, W] at each point, and which channels have gaps [C]."""
-    total = np.zeros(values_NCHW.shape[1:])
-    count: np.ndarray = np.zeros(values_NCHW.shape[1:], np.int64)
-    for _, values in _training_slices(values_NCHW, training_N, millimetres_C):
-        valid = np.isfinite(values)
-        total += np.where(valid, values, 0).sum(axis=0)
-        count += valid.sum(axis=0)
-    gaps = np.any(count < int(training_N.sum()), axis=(1, 2))
-    return total / np.maximum(count, 1), count, np.asarray(gaps)
-
-
-def _fit_climatology(
-    values_NCHW: np.ndarray,
-    times: np.ndarray,
-    training_N: np.ndarray,
-    millimetres_C: np.ndarray,
-    mean_CHW: np.ndarray,
-    count_CHW: np.ndarray,
-    basis: ClimatologyBasis,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares coefficients [P, C, H, W] and the standard deviation of the rest [C].
-
-    Missing values take their point's mean, so a point with many gaps gets a weaker cycle, never a wild one.
-    """
-    channels = values_NCHW.shape[1]
-    normal = 0.0
-    projected: Any = 0.0
-    squares_C = np.zeros(channels)
-    for indices, values in _training_slices(values_NCHW, training_N, millimetres_C):
-        terms = basis.terms(times[indices])
-        anomalies = np.nan_to_num(values - mean_CHW)
-        normal = normal + terms.T @ terms
-        projected = projected + np.tensordot(terms.T, anomalies, axes=1)
-        squares_C += np.square(anomalies).sum(axis=(0, 2, 3))
-    solved = np.linalg.lstsq(np.asarray(normal), projected.reshape(len(projected), -1), rcond=1e-10)[0]
-    coefficients = solved.reshape(projected.shape)
-    explained_C = (coefficients * projected).sum(axis=(0, 2, 3))
-    variance_C = (squares_C - explained_C) / count_CHW.sum(axis=(1, 2))
-    # A constant channel says nothing; a scale of 1 keeps its anomalies at zero.
-    floor_C = 1e-6 * np.maximum(np.abs(mean_CHW).max(axis=(1, 2)), 1e-12)
-    std_C = np.sqrt(np.maximum(variance_C, 0))
-    coefficients[0] += mean_CHW
-    return coefficients, np.where(std_C > floor_C, std_C, 1.0)
-
-
-def _increment_std(
-    values_NCHW: np.ndarray,
-    times: np.ndarray,
-    training_N: np.ndarray,
-    millimetres_C: np.ndarray,
-    step: np.timedelta64,
-) -> np.ndarray:
-    """Root mean square of one-step differences between neighbouring training times, transformed units, [C]."""
-    total = np.zeros(values_NCHW.shape[1])
-    count = np.zeros(values_NCHW.shape[1])
-    before: np.ndarray | None = None
-    before_time = np.datetime64("NaT")
-    for indices, values in _training_slices(values_NCHW, training_N, millimetres_C):
-        at = times[indices]
-        if before is not None:
-            values, at = np.concatenate([before, values]), np.concatenate([[before_time], at])
-        neighbours = np.diff(at) == step
-        difference = (values[1:] - values[:-1])[neighbours]
-        total += np.nansum(np.square(difference), axis=(0, 2, 3))
-        count += np.isfinite(difference).sum(axis=(0, 2, 3))
-        before, before_time = values[-1:], at[-1]
-    return np.sqrt(total / np.maximum(count, 1))
+def _log_of_millimetres(values: np.ndarray, factor: float) -> np.ndarray:
+    """log1p of millimetres; small negative rain is rounding: 0."""
+    return np.log1p(np.maximum(values * factor, 0))

@@ -1,235 +1,337 @@
 """Quality: what a dataset holds, told before hours are spent on it. Nothing is changed here.
 
-One pass over the values, block by block, in bounded memory.
+One pass over the values, piece by piece, in bounded memory: a `Survey` is fed by whoever reads them, or `check` reads
+them itself. Shapes: N times, H lat, W lon, P = H x W points.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import Channel, KnownVariable, recognise, unit_conversion
-from convlstm_wx.data.reading import describe_step, source_of, time_step
+from convlstm_wx.conventions import Channel, recognise, unit_conversion
+from convlstm_wx.data.account import Account, Axis, ChannelAccount, Gap
+from convlstm_wx.data.flags import flag_name
+from convlstm_wx.data.lookalike import Typical, looks_like
+from convlstm_wx.data.reading import describe_step, is_projected, source_of, time_step
 from convlstm_wx.errors import DataError
 
 READ_BYTES = 256e6
-_MOST_GAPS_TOLD = 5
-_SUSPICIOUS_SHARE = 0.5
+PLAIN_SHARE = 0.25  # a field that differs from its lowest or highest value at fewer points says little
+BLOCK_BYTES = 2**20  # the few passes over a block find it in the processor's cache
 
 
-@dataclass(frozen=True)
-class ChannelAccount:
-    """What one variable, on one level, holds.
+class Survey:
+    """Counts, ranges and sums of every channel, while its values pass by once.
 
-    Attributes:
-        name: of the channel.
-        units: of the file.
-        meaning: the known variable it was recognised as, or None.
-        minimum, maximum, mean: of the finite values, in the file's units; the mean is not weighted by area.
-        missing_share: share of missing values, infinities included.
-        infinities: number of infinite values.
-        plausible: lowest and highest plausible value in the file's units, None where nothing is known.
-        outside: number of finite values outside of the plausible range.
-        values: number of finite values.
+    Args:
+        dataset: in the canonical form of `reading`, of the region to look at.
+        channels: the channels that will be fed, in this order.
     """
 
-    name: str
-    units: str
-    meaning: str | None
-    minimum: float
-    maximum: float
-    mean: float
-    missing_share: float
-    infinities: int
-    plausible: tuple[float, float] | None
-    outside: int
-    values: int
+    def __init__(self, dataset: xr.Dataset, channels: Sequence[Channel]):
+        self.dataset, self.channels = dataset, tuple(channels)
+        points = dataset.sizes["lat"] * dataset.sizes["lon"]
+        self._tallies = [_Tally(_Bounds.of(dataset[c.variable]), points) for c in self.channels]
 
-    @property
-    def constant(self) -> bool:
-        """Whether all values are the same."""
-        return self.minimum == self.maximum
+    def add(self, index: int, values_NHW: np.ndarray) -> None:
+        """Take in the next consecutive times of channel `index`, file units, missing as NaN or infinite."""
+        points = self.dataset.sizes["lat"] * self.dataset.sizes["lon"]
+        frames_NP = values_NHW.reshape(len(values_NHW), points)
+        rows = max(1, BLOCK_BYTES // (frames_NP.itemsize * points))
+        for start in range(0, len(frames_NP), rows):
+            self._tallies[index].add(frames_NP[start : start + rows])
 
-    def line(self) -> str:
-        """One line for people."""
-        missing = f", {100 * self.missing_share:.3g} % missing" if self.missing_share else ""
-        name = f"{self.name} ({self.meaning})" if self.meaning else self.name
-        return f"{name}: {self.minimum:.6g} to {self.maximum:.6g} {self.units}, mean {self.mean:.6g}{missing}"
+    def account(self) -> Account:
+        """What was found so far; reads the flags of filled values, if the dataset has any."""
+        dataset, times = self.dataset, self.dataset["time"].values
+        step = time_step(times) if len(times) > 1 else None
+        return Account(
+            source=source_of(dataset),
+            lat=_axis(dataset["lat"].values),
+            lon=_axis(dataset["lon"].values),
+            projected=is_projected(dataset),
+            axis_names=dict(dataset.attrs.get("axis_names", {})),
+            levels=tuple(float(level) for level in dataset["level"].values) if "level" in dataset.dims else (),
+            static_fields=tuple(sorted(str(n) for n, v in dataset.data_vars.items() if v.dims == ("lat", "lon"))),
+            calendar=dataset.attrs.get("calendar"),
+            duplicate_times=int(dataset.attrs.get("duplicate_times", 0)),
+            unsorted_times=int(dataset.attrs.get("unsorted_times", 0)),
+            channels=tuple(self._channel(index, step) for index in range(len(self.channels))),
+            **_time_facts(times, step),
+        )
 
-    def warnings(self) -> Iterator[str]:
-        """What a person should look at."""
-        if self.constant:
-            yield f"{self.name} is constant ({self.minimum:g}): there is nothing to learn from it"
-        if self.infinities:
-            yield f"{self.name} has infinite values, which are treated as missing: {self.infinities}"
-        if self.outside and self.plausible is not None:
-            low, high = self.plausible
-            share = self.outside / self.values
-            hint = f"; is it really in {self.units}?" if share > _SUSPICIOUS_SHARE else ""
-            plausible = f"the plausible range {low:.6g} to {high:.6g} {self.units}"
-            counted = f"{self.outside} of {self.values} values ({100 * share:.3g} %)"
-            yield f"{self.name} has {counted} outside of {plausible}{hint}"
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A hole in the time axis: the last time before it, the first after it, and the steps that are missing."""
-
-    before: str
-    after: str
-    missing_steps: int
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a dataset holds.
-
-    Attributes:
-        source: file names.
-        grid: rows and columns, and what they cover, in words.
-        steps: number of times.
-        step: the time step, in words.
-        period: first and last time, ISO.
-        gaps: the holes in the time axis.
-        irregular_steps: neighbouring times that are closer than the time step.
-        channels: one account per variable and level.
-    """
-
-    source: str
-    grid: str
-    steps: int
-    step: str
-    period: tuple[str, str]
-    gaps: tuple[Gap, ...]
-    irregular_steps: int
-    channels: tuple[ChannelAccount, ...]
-
-    def lines(self) -> list[str]:
-        """The account for people; what to look at comes last."""
-        first, last = self.period
-        return [
-            f"{self.source}: {self.steps} times, one each {self.step}, from {first} to {last}; {self.grid}",
-            *(channel.line() for channel in self.channels),
-            *(f"note: {text}" for text in self.warnings()),
-        ]
-
-    def warnings(self) -> list[str]:
-        """What a person should look at."""
-        told = [
-            f"missing steps between {g.before} and {g.after}: {g.missing_steps}" for g in self.gaps[:_MOST_GAPS_TOLD]
-        ]
-        if len(self.gaps) > _MOST_GAPS_TOLD:
-            told.append(f"more gaps in time, across which no window reaches: {len(self.gaps) - _MOST_GAPS_TOLD}")
-        if self.irregular_steps:
-            told.append(f"times that follow the one before in less than {self.step}: {self.irregular_steps}")
-        return told + [text for channel in self.channels for text in channel.warnings()]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return asdict(self)
-
-
-def check(ds: xr.Dataset, variables: Sequence[str]) -> Account:
-    """Look at every value of the given variables once.
-
-    Raises:
-        DataError: if a variable, on one of its levels, has no value at all; if there are fewer than two times; if the
-            file cannot be read to its end.
-    """
-    source = source_of(ds)
-    times = ds["time"].values
-    step = time_step(times)
-    differences = np.diff(times)
-    ends = times.astype("datetime64[m]").astype(str)
-    gaps = tuple(
-        Gap(str(ends[i]), str(ends[i + 1]), round(differences[i] / step) - 1)
-        for i in np.flatnonzero(differences > step)
-    )
-    return Account(
-        source=source,
-        grid=_describe_grid(ds),
-        steps=len(times),
-        step=describe_step(step),
-        period=(str(ends[0]), str(ends[-1])),
-        gaps=gaps,
-        irregular_steps=int((differences < step).sum()),
-        channels=tuple(account for name in variables for account in _accounts(ds[name], source)),
-    )
-
-
-def _describe_grid(ds: xr.Dataset) -> str:
-    lat, lon = ds["lat"].values, ds["lon"].values
-    north = f"{lat[0]:g} to {lat[-1]:g} degrees north"
-    return f"{len(lat)} x {len(lon)} points, {north}, {lon[0]:g} to {lon[-1]:g} degrees east"
-
-
-def _accounts(field: xr.DataArray, source: str) -> Iterator[ChannelAccount]:
-    levels = field["level"].values.tolist() if "level" in field.dims else [None]
-    known = recognise(str(field.name), field.attrs)
-    plausible = _plausible_range(field, known)
-    tallies = [_Tally(plausible) for _ in levels]
-    for block in _blocks(field, source):
-        for tally, values in zip(tallies, np.moveaxis(block.reshape(len(block), len(levels), -1), 1, 0)):
-            tally.add(values)
-    for level, tally in zip(levels, tallies):
-        name = Channel(str(field.name), level).name
-        if tally.count == 0:
-            raise DataError(f"{source}: all values of '{name}' are missing. Leave it out with --variables or --levels.")
-        yield ChannelAccount(
-            name=name,
-            units=str(field.attrs["units"]),
+    def _channel(self, index: int, step: np.timedelta64 | None) -> ChannelAccount:
+        channel, tally = self.channels[index], self._tallies[index]
+        field = self.dataset[channel.variable]
+        known = recognise(channel.variable, field.attrs)
+        units = str(field.attrs.get("units", "1"))
+        step_hours = 24.0 if step is None else step / np.timedelta64(1, "h")
+        typical = tally.typical(step_hours)
+        return ChannelAccount(
+            name=channel.name,
+            variable=channel.variable,
+            level=channel.level,
+            units=units,
             meaning=None if known is None else known.long_name,
-            minimum=tally.minimum,
-            maximum=tally.maximum,
-            mean=tally.total / tally.count,
-            missing_share=1 - tally.count / (field.size // len(levels)),
-            infinities=tally.infinities,
-            plausible=plausible,
-            outside=tally.outside,
-            values=tally.count,
+            first_frozen=_clock(self.dataset["time"].values[tally.first_frozen]) if tally.frozen else None,
+            looks_like=looks_like(known, channel.variable, units, channel.level, typical)
+            if known and typical
+            else None,
+            filled_share=_filled_share(self.dataset, channel),
+            **tally.facts(),
         )
 
 
-def _plausible_range(field: xr.DataArray, known: KnownVariable | None) -> tuple[float, float] | None:
-    """Lowest and highest plausible value, in the file's units."""
-    conversion = None if known is None else unit_conversion(field.attrs["units"], known.units)
-    if known is None or conversion is None:
-        return None
-    scale, offset = conversion
-    return (known.valid_min - offset) / scale, (known.valid_max - offset) / scale
+def check(dataset: xr.Dataset, channels: Sequence[Channel]) -> Account:
+    """Look at every value of the given channels once, in bounded memory.
+
+    Raises:
+        DataError: if the file cannot be read to its end; bad content is in the account.
+    """
+    survey = Survey(dataset, channels)
+    for name in dict.fromkeys(channel.variable for channel in channels):
+        field = dataset[name]
+        mine = [(index, channel.level) for index, channel in enumerate(channels) if channel.variable == name]
+        if "level" in field.dims:
+            field = field.sel(level=[level for _, level in mine])
+        for block in _blocks(field, source_of(dataset)):
+            by_level = np.moveaxis(block, 1, 0) if "level" in field.dims else block[None]
+            for (index, _), values_NHW in zip(mine, by_level):
+                survey.add(index, values_NHW)
+    return survey.account()
 
 
 def _blocks(field: xr.DataArray, source: str) -> Iterator[np.ndarray]:
-    """The values [time, ...] in stretches of time; compressed files like it best when these are long."""
-    rows = max(1, int(READ_BYTES / (field.dtype.itemsize * field[0].size)))
+    """The values [time, ...] as float32, in stretches of time; compressed files like it best when these are long."""
+    rows = max(1, int(READ_BYTES / (field.dtype.itemsize * max(1, field[0].size)))) if field.sizes["time"] else 1
     for start in range(0, field.sizes["time"], rows):
         try:
-            yield field[start : start + rows].values
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as it is in training
+                yield np.asarray(field[start : start + rows].values, np.float32)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{source}: '{field.name}' cannot be read to its end ({error}). The file is damaged; fetch it again."
             ) from error
 
 
+# The axes
+
+
+def _axis(values: np.ndarray) -> Axis:
+    steps = np.diff(values)
+    even = len(steps) > 0 and np.allclose(steps, steps.mean(), rtol=1e-3, atol=0)
+    spacing = float(np.round(steps.mean(), 6)) if even else None
+    return Axis(len(values), float(values[0]), float(values[-1]), spacing)
+
+
+def _time_facts(times: np.ndarray, step: np.timedelta64 | None) -> dict[str, Any]:
+    period = (_clock(times[0]), _clock(times[-1])) if len(times) else ("", "")
+    facts = {"steps": len(times), "period": period, "step": "", "step_s": None, "gaps": (), "irregular_steps": 0}
+    if step is None:
+        return facts
+    differences = np.diff(times)
+    gaps = tuple(
+        Gap(_clock(times[i]), _clock(times[i + 1]), round(differences[i] / step) - 1)
+        for i in np.flatnonzero(differences > step)
+    )
+    return facts | {
+        "step": describe_step(step),
+        "step_s": int(step / np.timedelta64(1, "s")),
+        "gaps": gaps,
+        "irregular_steps": int((differences < step).sum()),
+    }
+
+
+def _clock(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[m]"))
+
+
+def _filled_share(dataset: xr.Dataset, channel: Channel) -> float | None:
+    """Share of the values that `convlstm-wx prepare` filled in; None if the dataset has no such flags."""
+    name = flag_name(channel.variable)
+    if name not in dataset.coords:
+        return None
+    flags = dataset[name]
+    if channel.level is not None and "level" in flags.dims:
+        flags = flags.sel(level=channel.level)
+    filled = sum(int((block == 1).sum()) for block in _blocks(flags, source_of(dataset)))
+    return filled / flags.size
+
+
+# One channel
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Lowest and highest plausible value, in the file's units; whether less than zero cannot be."""
+
+    low: np.float32
+    high: np.float32
+    non_negative: bool
+    known: bool
+
+    @classmethod
+    def of(cls, field: xr.DataArray) -> "_Bounds":
+        known = recognise(str(field.name), field.attrs)
+        conversion = None if known is None else unit_conversion(str(field.attrs.get("units", "1")), known.units)
+        if known is None or conversion is None:
+            return cls(np.float32(-np.inf), np.float32(np.inf), False, False)
+        scale, offset = conversion
+        low, high = (known.valid_min - offset) / scale, (known.valid_max - offset) / scale
+        return cls(np.float32(low), np.float32(high), known.non_negative, True)
+
+    def as_plain(self) -> tuple[float, float] | None:
+        """To six digits: 179.85 and not 179.85000610351562."""
+        return (float(f"{self.low:.6g}"), float(f"{self.high:.6g}")) if self.known else None
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Some fields in a row, and what they hold.
+
+    Attributes:
+        values_NP: missing as NaN.
+        count_N, low_N, high_N: number, lowest and highest of the finite values; without any: 0, inf and -inf.
+    """
+
+    values_NP: np.ndarray
+    count_N: np.ndarray
+    low_N: np.ndarray
+    high_N: np.ndarray
+
+    def __getitem__(self, rows: Any) -> "_Frames":
+        return _Frames(self.values_NP[rows], self.count_N[rows], self.low_N[rows], self.high_N[rows])
+
+
 class _Tally:
     """Running counts of one channel."""
 
-    def __init__(self, plausible: tuple[float, float] | None):
-        self.low, self.high = plausible or (-np.inf, np.inf)
-        self.count = self.infinities = self.outside = 0
+    def __init__(self, bounds: _Bounds, points: int):
+        self.bounds, self.points = bounds, points
+        self.times = self.count = self.infinities = self.outside = self.negative = self.empty = 0
         self.total = 0.0
         self.minimum, self.maximum = np.inf, -np.inf
+        self.lows: list[np.ndarray] = []
+        self.highs: list[np.ndarray] = []
+        self.observed_P = np.zeros(points, bool)
+        self.frozen = self.run = self.longest_run = 0
+        self.first_frozen = -1
+        self.last: _Frames | None = None
 
-    def add(self, values: np.ndarray) -> None:
-        """Take in a block of any shape."""
-        finite = values[np.isfinite(values)]
-        self.infinities += int(np.isinf(values).sum())
-        if finite.size == 0:
+    def add(self, values_NP: np.ndarray) -> None:
+        """Take in the next fields."""
+        frames, total = self._measure(values_NP)
+        self.count += int(frames.count_N.sum())
+        self.total += total
+        self.empty += int((frames.count_N == 0).sum())
+        self.minimum = min(self.minimum, float(frames.low_N.min()))
+        self.maximum = max(self.maximum, float(frames.high_N.max()))
+        self.lows.append(frames.low_N)
+        self.highs.append(frames.high_N)
+        self._count_implausible(frames)
+        self._count_frozen(frames)
+        self.last = frames[[-1]]  # a copy: the caller may use its array again
+        self.times += len(values_NP)
+
+    def _measure(self, values_NP: np.ndarray) -> tuple[_Frames, float]:
+        """What the fields hold, and the sum of their values."""
+        with np.errstate(invalid="ignore"):  # inf - inf
+            total = float(values_NP.sum(dtype=np.float64))
+        if np.isfinite(total):  # a sum with NaN or an infinity in it is not: nothing is missing
+            self.observed_P[:] = True
+            counts = np.full(len(values_NP), self.points)
+            return _Frames(values_NP, counts, values_NP.min(axis=1), values_NP.max(axis=1)), total
+        finite_NP = np.isfinite(values_NP)
+        infinities = int(np.isinf(values_NP).sum())
+        if infinities:
+            values_NP = np.where(finite_NP, values_NP, np.float32(np.nan))
+        self.infinities += infinities
+        self.observed_P |= finite_NP.any(axis=0)
+        low_N, high_N = np.fmin.reduce(values_NP, axis=1), np.fmax.reduce(values_NP, axis=1)
+        empty_N = np.isnan(low_N)
+        low_N[empty_N], high_N[empty_N] = np.inf, -np.inf
+        total = float(np.where(finite_NP, values_NP, np.float32(0)).sum(dtype=np.float64))
+        return _Frames(values_NP, np.count_nonzero(finite_NP, axis=1), low_N, high_N), total
+
+    def _count_implausible(self, frames: _Frames) -> None:
+        bounds, values = self.bounds, frames.values_NP
+        if frames.low_N.min() >= bounds.low and frames.high_N.max() <= bounds.high:
             return
-        self.count += finite.size
-        self.total += float(finite.sum(dtype=np.float64))
-        self.minimum = min(self.minimum, float(finite.min()))
-        self.maximum = max(self.maximum, float(finite.max()))
-        self.outside += int(((finite < self.low) | (finite > self.high)).sum())
+        self.outside += int(((values < bounds.low) | (values > bounds.high)).sum())
+        if bounds.non_negative:
+            self.negative += int((values < 0).sum())
+
+    def _count_frozen(self, frames: _Frames) -> None:
+        """Fields that repeat the one before."""
+        frozen_N = np.zeros(len(frames.count_N), bool)
+        if self.last is not None:
+            frozen_N[:1] = _repeats(self.last, frames[:1])
+        frozen_N[1:] = _repeats(frames[:-1], frames[1:])
+        for index in np.flatnonzero(frozen_N):
+            follows = frozen_N[index - 1] if index else self.run > 0
+            self.run = self.run + 1 if follows else 1
+            self.longest_run = max(self.longest_run, self.run)
+        if not frozen_N[-1]:
+            self.run = 0
+        if self.first_frozen < 0 and frozen_N.any():
+            self.first_frozen = self.times + int(frozen_N.argmax())
+        self.frozen += int(frozen_N.sum())
+
+    def typical(self, step_hours: float) -> Typical | None:
+        """What the fields are like, None without any value."""
+        if not self.count:
+            return None
+        lows, highs = np.concatenate(self.lows), np.concatenate(self.highs)
+        low, high = np.median(lows[np.isfinite(lows)]), np.median(highs[np.isfinite(highs)])
+        return Typical(float(low), float(high), self.total / self.count, self.maximum, step_hours)
+
+    def facts(self) -> dict[str, Any]:
+        """The counts under the names of `ChannelAccount`."""
+        size = self.times * self.points
+        return {
+            "minimum": self.minimum if self.count else np.nan,
+            "maximum": self.maximum if self.count else np.nan,
+            "mean": self.total / self.count if self.count else np.nan,
+            "values": self.count,
+            "missing_share": 1 - self.count / size if size else 0.0,
+            "infinities": self.infinities,
+            "empty_times": self.empty,
+            "unobserved_points": self.points - int(self.observed_P.sum()),
+            "plausible": self.bounds.as_plain(),
+            "outside": self.outside,
+            "negative": self.negative,
+            "frozen_times": self.frozen,
+            "longest_frozen_run": self.longest_run,
+        }
+
+
+def _repeats(before: _Frames, after: _Frames) -> np.ndarray:
+    """Which fields equal those before them at all points that both have (most of their own) without being plain."""
+    repeated_N = np.zeros(len(after.count_N), bool)
+    at = _may_repeat(before, after)
+    if at.size:
+        old_NP, new_NP = before.values_NP[at], after.values_NP[at]
+        both_NP = np.isfinite(old_NP) & np.isfinite(new_NP)
+        equal_N = ((old_NP == new_NP) | ~both_NP).all(axis=1)
+        repeated_N[at] = equal_N & (2 * both_NP.sum(axis=1) > after.count_N[at]) & ~_is_plain(new_NP, both_NP)
+    return repeated_N
+
+
+def _is_plain(values_NP: np.ndarray, there_NP: np.ndarray) -> np.ndarray:
+    """Which fields have one value nearly everywhere: no rain but a drizzle, which may well be the same twice."""
+    low_N1 = np.where(there_NP, values_NP, np.inf).min(axis=1, keepdims=True)
+    high_N1 = np.where(there_NP, values_NP, -np.inf).max(axis=1, keepdims=True)
+    fewest_N = PLAIN_SHARE * there_NP.sum(axis=1)
+    above_N, below_N = (values_NP > low_N1).sum(axis=1), (values_NP < high_N1).sum(axis=1)
+    return (above_N < fewest_N) | (below_N < fewest_N) | (above_N == 0)
+
+
+def _may_repeat(before: _Frames, after: _Frames) -> np.ndarray:
+    """Numbers of the fields that deserve a full comparison: some sixty points tell nearly all others apart."""
+    some = slice(None, None, 1 + after.values_NP.shape[1] // 64)
+    old_NP, new_NP = before.values_NP[:, some], after.values_NP[:, some]
+    same_NP = (old_NP == new_NP) | np.isnan(old_NP) | np.isnan(new_NP)
+    return np.flatnonzero(same_NP.all(axis=1) & (after.low_N < after.high_N))

@@ -2,11 +2,16 @@
 
 Canonical: dimensions time, level, lat, lon in this order; time datetime64[ns] and increasing; level in hPa; lat and lon
 ascending, lon without a jump; variables with the file's own names, values and units. What comes after relies on it.
+
+A projected grid has the same dimensions: its lat and lon are the rows and columns of the grid, whose values are the
+projection's y and x, ascending, in the file's units (m, km, degrees of a rotated pole; row and column numbers in units
+"1" where the file has none). Two coordinates latitude and longitude (lat, lon), in degrees and without a jump, tell
+where the points are; :func:`is_projected` tells the two kinds apart. Its cells are taken as equal in area.
+
+Where values of a variable X were filled in, a coordinate X_filled on its dimensions says so: 0 observed, 1 filled.
 """
 
-import glob
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +19,31 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import normalise_units
+from convlstm_wx.conventions import normalise_units, recognise
 from convlstm_wx.data.axes import (
-    check_increasing,
-    decode_leads,
-    decode_times,
+    axis_of,
+    check_not_counted,
     find_axis,
+    find_place,
     latitude_order,
     level_values,
     longitude_order,
     missing_axis,
 )
 from convlstm_wx.data.combining import combine
+from convlstm_wx.data.flags import flag_name, flags_of, is_flag, observed_only
+from convlstm_wx.data.locations import Location, describe, expand, open_raw, unreadable
+from convlstm_wx.data.projection import Mesh, axis_attributes, make_mesh, row_order
+from convlstm_wx.data.times import check_increasing, decode_leads, decode_times, mended_order
 from convlstm_wx.errors import DataError
+
+__all__ = [
+    "describe_step", "is_projected", "observed_only", "open_dataset", "open_forecast", "source_of", "time_step",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 _KEPT_ATTRIBUTES = ("long_name", "standard_name", "cell_methods")
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _AXIS_ATTRIBUTES = {
     "time": {"standard_name": "time", "long_name": "time"},
     "level": {"standard_name": "air_pressure", "units": "hPa", "positive": "down"},
@@ -40,30 +52,39 @@ _AXIS_ATTRIBUTES = {
     "init_time": {"standard_name": "forecast_reference_time", "long_name": "init time"},
     "lead_time": {"standard_name": "forecast_period", "long_name": "lead time"},
 }
+_COUNTS = ("unsorted_times", "duplicate_times")
 
 
-def open_dataset(paths: Sequence[str | Path]) -> xr.Dataset:
-    """Open NetCDF files, globs or Zarr directories as one lazy dataset in canonical form.
+def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Dataset:
+    """Open NetCDF files, globs, Zarr folders and addresses of Zarr stores as one lazy dataset in canonical form.
 
     Several files are put together by period, by variable or by level.
 
+    Args:
+        paths: files, patterns, Zarr folders, and addresses (https, http, gs, s3, file), mixed as need be.
+        mend: sort times that are not in order, and keep the first of those that occur twice.
+
     Returns:
         Variables (time, [level,] lat, lon), and static fields (lat, lon), each with attrs["units"] ("1" where the file
-        has none). attrs: "source", the file names; "lat_descending", 1 where latitude descends in the (first) file.
-        Several files and Zarr are backed by dask, a single file by the file itself.
+        has none). attrs: "source", the file names; "lat_descending", 1 where latitude descends in the (first) file;
+        "unsorted_times" and "duplicate_times", how many were mended. Several files and Zarr are backed by dask, a
+        single file by the file itself.
 
     Raises:
         DataError: for whatever is missing, unreadable, unsorted or does not fit together.
     """
-    files = _expand([paths] if isinstance(paths, str | Path) else paths)
-    several = len(files) > 1
-    parts = [_open_canonical(file, ("time",), several=several) for file in files]
-    source = _describe_files(files)
-    dataset = combine(parts, source) if several else parts[0]
+    locations = expand([paths] if isinstance(paths, str | Path) else paths)
+    several = len(locations) > 1
+    parts = [_open_canonical(location, ("time",), several=several, mend=mend) for location in locations]
+    source = describe(locations)
+    dataset = combine(parts, source, mend=mend) if several else parts[0]
     if "time" not in dataset.dims:
         names = ", ".join(map(str, dataset.data_vars))
         raise DataError(f"{source}: holds static fields only ({names}); needed are variables with a time")
-    dataset.attrs = {"source": source, "lat_descending": parts[0].attrs["lat_descending"]}
+    kept = {name: dataset.attrs[name] for name in _COUNTS}
+    dataset.attrs = {"source": source, "lat_descending": parts[0].attrs["lat_descending"], **kept}
+    if is_projected(dataset):
+        logger.info("%s: a projected grid; its cells are taken as equal in area", source)
     return dataset
 
 
@@ -77,10 +98,15 @@ def open_forecast(path: str | Path) -> xr.Dataset:
     Raises:
         DataError: for a file that is missing, unreadable or no forecast.
     """
-    dataset = _open_canonical(Path(path), ("init_time", "lead_time"))
+    dataset = _open_canonical(expand([path])[0], ("init_time", "lead_time"))
     valid_times = dataset["init_time"].values[:, None] + dataset["lead_time"].values
     dataset.coords["valid_time"] = (("init_time", "lead_time"), valid_times, _AXIS_ATTRIBUTES["time"])
     return dataset
+
+
+def is_projected(data: xr.Dataset | xr.DataArray) -> bool:
+    """Whether lat and lon are rows and columns of a projected grid, with the places as latitude and longitude."""
+    return "latitude" in data.coords
 
 
 def source_of(dataset: xr.Dataset) -> str:
@@ -109,82 +135,35 @@ def describe_step(step: np.timedelta64) -> str:
     return f"{step / np.timedelta64(1, 's'):g} s"
 
 
-def _expand(paths: Sequence[str | Path]) -> list[Path]:
-    """The files behind paths and globs, each once."""
-    files: list[Path] = []
-    for path in paths:
-        pattern = glob.has_magic(str(path)) and not Path(path).exists()
-        found = sorted(glob.glob(str(path), recursive=True)) if pattern else [str(path)]
-        if not found:
-            raise DataError(f"{path}: no file fits this pattern")
-        files.extend(Path(name) for name in found)
-    if not files:
-        raise DataError("no data file given; name at least one NetCDF file with --data")
-    return list(dict.fromkeys(files))
-
-
-def _describe_files(files: Sequence[Path]) -> str:
-    names = [file.name for file in files]
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)} files)"
-
-
-def _open_canonical(file: Path, time_axes: Sequence[str], *, several: bool = False) -> xr.Dataset:
-    raw = _open_raw(file, lazily=several)
+def _open_canonical(
+    location: Location, time_axes: Sequence[str], *, several: bool = False, mend: bool = False
+) -> xr.Dataset:
+    raw = open_raw(location, with_dask=several or location.is_store)
     try:
-        return _canonical(raw, time_axes, several).assign_attrs(source=file.name)
+        return _canonical(raw, time_axes, several, mend).assign_attrs(source=location.name)
     except DataError as error:
-        raise DataError(f"{file.name}: {error}") from error
+        raise DataError(f"{location.name}: {error}") from error
     except (OSError, RuntimeError) as error:
-        raise DataError(_why_unreadable(file, file.is_dir(), error)) from error
+        raise unreadable(location, error) from error
 
 
-def _open_raw(file: Path, *, lazily: bool) -> xr.Dataset:
-    """The file as xarray sees it: missing values and packing decoded, dates not yet."""
-    if not file.exists():
-        raise DataError(f"{file}: no such file")
-    zarr = file.is_dir()
-    if zarr and not any((file / mark).exists() for mark in _ZARR_MARKS):
-        raise DataError(f"{file}: is a folder without a Zarr store; give NetCDF files, or a pattern: '{file}/*.nc'")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", xr.SerializationWarning)
-            warnings.simplefilter("ignore", RuntimeWarning)  # a Zarr store without consolidated metadata
-            return xr.open_dataset(
-                file,
-                engine="zarr" if zarr else "netcdf4",
-                chunks={} if zarr or lazily else None,
-                decode_times=False,
-                decode_timedelta=False,
-            )
-    except PermissionError as error:
-        raise DataError(f"{file}: may not be read; check its permissions") from error
-    except Exception as error:  # the libraries below raise almost anything for a damaged file
-        raise DataError(_why_unreadable(file, zarr, error)) from error
-
-
-def _why_unreadable(file: Path, zarr: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if zarr:
-        return f"{file}: cannot be read as a Zarr store ({reason})"
-    with file.open("rb") as stream:
-        start = stream.read(8)
-    if start.startswith((b"CDF", b"\x89HDF")):
-        return f"{file}: damaged or cut short ({reason}); fetch it again"
-    return f"{file}: not a NetCDF file (it begins with {start!r}); needed is NetCDF 3 or 4, or a Zarr folder"
-
-
-def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool) -> xr.Dataset:
+def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool, mend: bool) -> xr.Dataset:
     """One file in canonical form; one of several may be without a time and hold static fields."""
     for variable in dataset.variables.values():
         variable.attrs = {key: value for key, value in variable.attrs.items() if isinstance(value, str)}
     dataset = _merge_expver(dataset)
-    axes = _find_axes(dataset, time_axes, one_of_several)
-    fields = _fields(dataset, axes)
-    order, values = _order_and_values(axes)
+    axes, mesh = _find_axes(dataset, time_axes, one_of_several)
+    fields = _fields(dataset, axes, mesh)
+    order, values, counts = _order_and_values(axes, mesh, mend)
+    attributes = dict(_AXIS_ATTRIBUTES)
+    if mesh is not None:
+        attributes |= {axis: axis_attributes(axes[axis].attrs.get("units", "1"), axis) for axis in ("lat", "lon")}
     fields = fields.isel(order, missing_dims="ignore").assign_coords(
-        {axis: (axis, values[axis], _AXIS_ATTRIBUTES[axis]) for axis in values if axis in fields.dims}
+        {axis: (axis, values[axis], attributes[axis]) for axis in values if axis in fields.dims}
     )
-    fields.attrs = {"lat_descending": int(order["lat"] != slice(None))}
+    if mesh is not None:
+        fields = fields.assign_coords(mesh.coordinates(order))
+    fields.attrs = {"lat_descending": int(order["lat"] != slice(None)), **counts}
     return fields.drop_encoding()
 
 
@@ -203,10 +182,17 @@ def _merge_expver(dataset: xr.Dataset) -> xr.Dataset:
     return merged
 
 
-def _find_axes(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool) -> dict[str, xr.DataArray]:
-    axes = {}
+def _find_axes(
+    dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool
+) -> tuple[dict[str, xr.DataArray], Mesh | None]:
+    """The file's coordinate for each axis, and the places of a projected grid, whose axes are its rows and columns."""
+    latitude, longitude = find_place(dataset, "lat"), find_place(dataset, "lon")
+    mesh = make_mesh(dataset, latitude, longitude)
+    rows, columns = (mesh.rows, mesh.columns) if mesh is not None else (axis_of(latitude), axis_of(longitude))
+    in_space = {"lat": rows, "lon": columns}
+    axes: dict[str, xr.DataArray] = {}
     for axis in (*time_axes, "level", "lat", "lon"):
-        found = find_axis(dataset, axis)
+        found = in_space[axis] if axis in in_space else find_axis(dataset, axis)
         if found is not None:
             axes[axis] = found
         elif axis != "level" and not (axis == "time" and one_of_several):
@@ -215,15 +201,21 @@ def _find_axes(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
     if len(set(along)) < len(along):
         described = ", ".join(f"{axis} along '{values.dims[0]}'" for axis, values in axes.items() if values.dims)
         raise DataError(f"not a grid, as axes share a dimension ({described}); needed is one dimension for each")
-    return axes
+    if mesh is None:
+        check_not_counted(axes["lat"], axes["lon"])
+    return axes, mesh
 
 
-def _fields(dataset: xr.Dataset, axes: Mapping[str, xr.DataArray]) -> xr.Dataset:
-    """The variables on the grid, their dimensions named and ordered canonically, without coordinates."""
+def _fields(dataset: xr.Dataset, axes: Mapping[str, xr.DataArray], mesh: Mesh | None) -> xr.Dataset:
+    """The variables on the grid, their dimensions named and ordered canonically, with the flags of filled values."""
     names = {values.dims[0]: axis for axis, values in axes.items() if values.dims}
     taken = {*axes, *(values.name for values in axes.values())}
+    if mesh is not None:
+        taken |= {"latitude", "longitude", mesh.latitude.name, mesh.longitude.name}
     kept, refused = {}, []
     for name, field in dataset.data_vars.items():
+        if is_flag(dataset, name):
+            continue
         reason = "an axis" if name in taken else _why_not_a_field(field, names, axes)
         if reason is None:
             kept[name] = _field(field, names, axes)
@@ -233,7 +225,11 @@ def _fields(dataset: xr.Dataset, axes: Mapping[str, xr.DataArray]) -> xr.Dataset
     if not kept:
         reasons = "; ".join(refused[:4]) or "there are no variables at all"
         raise DataError(f"no variable on (time, latitude, longitude) to use: {reasons}")
-    return xr.Dataset(kept)
+    flags = {name: _field(field, names, axes) for name, field in flags_of(dataset, kept).items()}
+    for name, flag in flags.items():
+        if flag.dims != kept[name].dims:
+            raise DataError(f"'{flag_name(name)}' flags filled values, but is not on the dimensions of '{name}'")
+    return xr.Dataset(kept).assign_coords({flag_name(name): flag for name, flag in flags.items()})
 
 
 def _why_not_a_field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.DataArray]) -> str | None:
@@ -256,32 +252,47 @@ def _why_not_a_field(field: xr.DataArray, names: Mapping[Any, str], axes: Mappin
 
 def _field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.DataArray]) -> xr.DataArray:
     """One variable with canonical dimensions, without coordinates and with the attributes that we keep."""
+    kept = {key: field.attrs[key] for key in _KEPT_ATTRIBUTES if field.attrs.get(key, "unknown") != "unknown"}
+    attrs = {"units": normalise_units(field.attrs.get("units", "")), **kept}
     bare = field.isel({dim: 0 for dim in field.dims if dim not in names}).drop_vars(field.coords, errors="ignore")
     bare = bare.rename({dim: names[dim] for dim in bare.dims})
-    # A file of one time may have it as a scalar.
-    lone = [axis for axis, values in axes.items() if axis.endswith("time") and not values.dims]
-    bare = bare.expand_dims(lone).transpose(*(axis for axis in axes if axis in {*bare.dims, *lone}))
-    kept = {key: field.attrs[key] for key in _KEPT_ATTRIBUTES if field.attrs.get(key, "unknown") != "unknown"}
-    bare.attrs = {"units": normalise_units(field.attrs.get("units", "")), **kept}
+    known = recognise(str(field.name), attrs)
+    if known is not None and known.static:
+        # ERA5 repeats its land-sea mask at every time; the middle one is there even where a store's ends are empty.
+        bare = bare.isel(time=bare.sizes["time"] // 2) if "time" in bare.dims else bare
+    else:
+        # A file of one time may have it as a scalar.
+        bare = bare.expand_dims([axis for axis, at in axes.items() if axis.endswith("time") and not at.dims])
+    bare = bare.transpose(*(axis for axis in axes if axis in bare.dims))
+    bare.attrs = attrs
     return bare
 
 
-def _order_and_values(axes: Mapping[str, xr.DataArray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """How to take each dimension, and the coordinate values then."""
+def _order_and_values(
+    axes: Mapping[str, xr.DataArray], mesh: Mesh | None, mend: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, int]]:
+    """How to take each dimension, the coordinate values then, and how many times were mended."""
     order: dict[str, Any] = {}
     values: dict[str, np.ndarray] = {}
+    counts = dict.fromkeys(_COUNTS, 0)
     for axis, found in axes.items():
         if axis in ("time", "init_time"):
             values[axis], keep = decode_times(found)
+            taken = np.flatnonzero(keep)
+            if mend and axis == "time":
+                mended, counts = mended_order(values[axis])
+                values[axis], taken = values[axis][mended], taken[mended]
             check_increasing(values[axis], axis)
-            if not keep.all():
-                order[axis] = np.flatnonzero(keep)
+            if not np.array_equal(taken, np.arange(keep.size)):
+                order[axis] = taken
         elif axis == "lead_time":
             values[axis] = decode_leads(found)
         elif axis == "level":
             values[axis] = level_values(found)
+        elif mesh is not None:
+            order[axis], values[axis] = row_order(found)
         elif axis == "lat":
             order[axis], values[axis] = latitude_order(found)
         else:
             order[axis], values[axis] = longitude_order(found)
-    return order, values
+    return order, values, counts

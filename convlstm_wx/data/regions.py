@@ -10,7 +10,7 @@ import xarray as xr
 
 from convlstm_wx.conventions import recognise
 from convlstm_wx.data.axes import unwrap
-from convlstm_wx.data.reading import source_of
+from convlstm_wx.data.reading import is_projected, source_of
 from convlstm_wx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -64,52 +64,80 @@ def select_region(ds: xr.Dataset, region: Region | None) -> xr.Dataset:
     """The grid points of a dataset inside a box; None is the whole file.
 
     Longitudes may be written in any convention. They stay the file's own, unless the box lies across the seam of the
-    file: then they run on without a jump (-10 ... 15 from a file of 0 to 360).
+    file: then they run on without a jump (-10 ... 15 from a file of 0 to 360). Of a projected grid it is the smallest
+    block of rows and columns that holds all points in the box, and so a little more than the box.
 
     Raises:
         DataError: where the box holds no point, or two separate pieces of the file.
     """
     if region is None:
         return ds
+    if is_projected(ds):
+        return _select_block(ds, region)
     lat, lon = ds["lat"].values, ds["lon"].values
     rows = np.flatnonzero((lat >= region.lat_min - TOLERANCE_DEG) & (lat <= region.lat_max + TOLERANCE_DEG))
     columns = _columns(lon, region)
     if rows.size == 0 or columns.size == 0:
-        raise DataError(
-            f"{source_of(ds)}: no grid points in the region {region}; the file covers {_coverage(lat)} degrees north "
-            f"and {_coverage(lon)} degrees east. Check --target-region and --upstream-region."
-        )
+        raise _nothing_inside(ds, region, _coverage(lat), _coverage(lon))
     values = unwrap(lon[columns])
     if len(values) > 1 and np.diff(values).max() > 1.5 * np.diff(lon).max():
         raise DataError(
             f"{source_of(ds)}: the region {region} takes two separate pieces of the file, which covers "
             f"{_coverage(lon)} degrees east. Choose a narrower box."
         )
-    _warn_of_missing_edges(ds, region, lat[rows], values)
+    _warn_of_missing_edges(ds, region, lat[rows], values, max(_spacing(lat), _spacing(lon)))
     whole = slice(columns[0], columns[-1] + 1) if columns[-1] - columns[0] == len(columns) - 1 else columns
     part = ds.isel(lat=slice(rows[0], rows[-1] + 1), lon=whole)
     return part.assign_coords(lon=("lon", values, ds["lon"].attrs))
 
 
+def _select_block(ds: xr.Dataset, region: Region) -> xr.Dataset:
+    """The smallest block of a projected grid that holds all its points inside the box."""
+    lat_HW, lon_HW = ds["latitude"].values, ds["longitude"].values
+    inside_HW = (lat_HW >= region.lat_min - TOLERANCE_DEG) & (lat_HW <= region.lat_max + TOLERANCE_DEG)
+    inside_HW &= _east_of(lon_HW, region.lon_min) <= region.width + 2 * TOLERANCE_DEG
+    if not inside_HW.any():
+        raise _nothing_inside(ds, region, _range(lat_HW), _range(lon_HW))
+    spacing = max(
+        float(np.abs(np.diff(places_HW, axis=axis)).max(initial=0)) for places_HW in (lat_HW, lon_HW) for axis in (0, 1)
+    )
+    _warn_of_missing_edges(ds, region, np.sort(lat_HW[inside_HW]), np.sort(lon_HW[inside_HW]), spacing)
+    rows, columns = (np.flatnonzero(inside_HW.any(axis)) for axis in (1, 0))
+    return ds.isel(lat=slice(rows[0], rows[-1] + 1), lon=slice(columns[0], columns[-1] + 1))
+
+
+def _nothing_inside(ds: xr.Dataset, region: Region, lat: str, lon: str) -> DataError:
+    return DataError(
+        f"{source_of(ds)}: no grid points in the region {region}; the file covers {lat} degrees north and {lon} "
+        "degrees east. Check --target-region and --upstream-region."
+    )
+
+
 def _columns(lon: np.ndarray, region: Region) -> np.ndarray:
     """The columns inside the box, from its west edge to its east edge."""
-    east_of_edge = np.mod(lon - region.lon_min + TOLERANCE_DEG, 360)
+    east_of_edge = _east_of(lon, region.lon_min)
     columns = np.flatnonzero(east_of_edge <= region.width + 2 * TOLERANCE_DEG)
     if region.width >= 360:
         return columns
     return columns[np.argsort(east_of_edge[columns], kind="stable")]
 
 
-def _warn_of_missing_edges(ds: xr.Dataset, region: Region, lat: np.ndarray, lon: np.ndarray) -> None:
-    spacing = max(_spacing(ds["lat"].values), _spacing(ds["lon"].values))
+def _east_of(lon: np.ndarray, edge: float) -> np.ndarray:
+    """Degrees east of an edge, 0 to 360, plus the tolerance."""
+    return np.mod(lon - edge + TOLERANCE_DEG, 360)
+
+
+def _warn_of_missing_edges(ds: xr.Dataset, region: Region, lat: np.ndarray, lon: np.ndarray, spacing: float) -> None:
+    """Say so where a box is much larger than the points (ascending) that the file has inside it."""
     lon_short = region.width - (lon[-1] - lon[0]) if region.width < 360 else 0.0
     if max(region.lat_max - region.lat_min - (lat[-1] - lat[0]), lon_short) > 2 * spacing + TOLERANCE_DEG:
+        describe = _range if is_projected(ds) else _coverage
         logger.warning(
             "%s: the region %s reaches beyond the file; taken are %s degrees north, %s degrees east",
             source_of(ds),
             region,
-            _coverage(lat),
-            _coverage(lon),
+            describe(lat),
+            describe(lon),
         )
 
 
@@ -120,6 +148,10 @@ def _spacing(values: np.ndarray) -> float:
 def _coverage(values: np.ndarray) -> str:
     by = f" by {np.median(np.diff(values)):g}" if len(values) > 1 else ""
     return f"{values[0]:g} to {values[-1]:g}{by}"
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():g} to {values.max():g}"
 
 
 def choose_upstream(ds: xr.Dataset, target: Region, times_mask: np.ndarray) -> tuple[Region, str]:
@@ -147,13 +179,31 @@ def choose_upstream(ds: xr.Dataset, target: Region, times_mask: np.ndarray) -> t
         reason = (
             f"the mean {name} over the target in training is {speed:.1f} m s-1, so the weather comes from the {side}"
         )
-    columns = _columns_beside(ds["lon"].values, part["lon"].values, side)
-    if columns.size == 0:
+    upstream = _beside_block(ds, part, side) if is_projected(ds) else _beside_columns(ds, part, side)
+    if upstream is None:
         raise DataError(
             f"{source_of(ds)}: no grid points {side} of the target region {target} ({reason}). Choose a smaller "
             "--target-region, or give an --upstream-region."
         )
-    return Region(target.lat_min, target.lat_max, float(columns[0]), float(columns[-1])), reason
+    return Region(target.lat_min, target.lat_max, *upstream), reason
+
+
+def _beside_columns(ds: xr.Dataset, part: xr.Dataset, side: str) -> tuple[float, float] | None:
+    """First and last longitude of a grid on one side of the target's columns; None where there are none."""
+    columns = _columns_beside(ds["lon"].values, part["lon"].values, side)
+    return (float(columns[0]), float(columns[-1])) if columns.size else None
+
+
+def _beside_block(ds: xr.Dataset, part: xr.Dataset, side: str) -> tuple[float, float] | None:
+    """First and last longitude of a projected grid's points in the target's rows, on one side of its columns."""
+    rows = np.isin(ds["lat"].values, part["lat"].values)
+    lon_HW, target_HW = ds["longitude"].values[rows], part["longitude"].values
+    ascending = lon_HW[:, -1].mean() >= lon_HW[:, 0].mean()
+    before, after = (int(np.argmax(ds["lon"].values == part["lon"].values[end])) for end in (0, -1))
+    beside_HW = lon_HW[:, :before] if (side == "west") == ascending else lon_HW[:, after + 1 :]
+    # Meridians lean over rows and columns: what lies within the target's own longitudes is no border.
+    outside = beside_HW[beside_HW < target_HW.max()] if side == "west" else beside_HW[beside_HW > target_HW.min()]
+    return (float(outside.min()), float(outside.max())) if outside.size else None
 
 
 def _columns_beside(lon: np.ndarray, target: np.ndarray, side: str) -> np.ndarray:
@@ -199,29 +249,84 @@ def _mean_over(field: xr.DataArray, times_mask: np.ndarray) -> float:
     return total / count if count else float("nan")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """The latitudes and longitudes of a region's points, degrees."""
+    """Where a region's points are.
+
+    Attributes:
+        lat, lon: the axes: degrees, or of a projected grid the coordinates of its rows and columns.
+        latitude, longitude: the places of a projected grid [H, W], degrees; None for a plain one.
+        units: of the axes: "degrees", or a projected grid's own.
+    """
 
     lat: tuple[float, ...]
     lon: tuple[float, ...]
+    latitude: np.ndarray | None = None
+    longitude: np.ndarray | None = None
+    units: str = "degrees"
 
     @classmethod
     def from_dataset(cls, ds: xr.Dataset) -> "Grid":
         """The grid of a canonical dataset."""
-        return cls(tuple(ds["lat"].values.tolist()), tuple(ds["lon"].values.tolist()))
+        axes = tuple(ds["lat"].values.tolist()), tuple(ds["lon"].values.tolist())
+        if not is_projected(ds):
+            return cls(*axes)
+        return cls(*axes, ds["latitude"].values, ds["longitude"].values, ds["lat"].attrs.get("units", "1"))
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain types, for a checkpoint."""
-        return {"lat": list(self.lat), "lon": list(self.lon)}
+    @property
+    def projected(self) -> bool:
+        """Whether rows and columns are not parallels and meridians."""
+        return self.latitude is not None
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latitude and longitude of every point, each [H, W], degrees."""
+        if self.latitude is not None and self.longitude is not None:
+            return self.latitude, self.longitude
+        lat_HW, lon_HW = np.meshgrid(self.lat, self.lon, indexing="ij")
+        return lat_HW, lon_HW
+
+    def box(self) -> Region:
+        """The smallest box around all points."""
+        if not self.projected:
+            return Region(self.lat[0], self.lat[-1], self.lon[0], self.lon[-1])
+        lat_HW, lon_HW = self.places()
+        return Region(float(lat_HW.min()), float(lat_HW.max()), float(lon_HW.min()), float(lon_HW.max()))
+
+    def area_weights(self) -> np.ndarray:
+        """Weight of each row by its area, [H] float64, mean 1; the rows of a projected grid weigh the same."""
+        return np.ones(len(self.lat)) if self.projected else area_weights(np.asarray(self.lat))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types and arrays, for a checkpoint."""
+        axes = {"lat": list(self.lat), "lon": list(self.lon)}
+        if not self.projected:
+            return axes
+        return axes | {"latitude": self.latitude, "longitude": self.longitude, "units": self.units}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "Grid":
         """Back from :meth:`to_dict`."""
-        return cls(tuple(entries["lat"]), tuple(entries["lon"]))
+        optional = {name: entries[name] for name in ("latitude", "longitude", "units") if name in entries}
+        return cls(tuple(entries["lat"]), tuple(entries["lon"]), **optional)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Grid)
+            and (self.lat, self.lon, self.units) == (other.lat, other.lon, other.units)
+            and self.projected == other.projected
+            and all(np.array_equal(mine, its) for mine, its in zip(self.places(), other.places()))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.lat, self.lon))
 
     def differences(self, other: "Grid") -> list[str]:
         """How another grid differs from this one, in words; longitudes may be written in another convention."""
+        if self.projected != other.projected:
+            kinds = ("latitudes and longitudes", "a projected grid")
+            return [f"{kinds[other.projected]} instead of {kinds[self.projected]}"]
+        if self.projected:
+            return self._other_places(other)
         found = []
         for name, mine, its, turn in (("latitudes", self.lat, other.lat, 0), ("longitudes", self.lon, other.lon, 360)):
             was, found_now = np.array(mine), np.array(its)
@@ -229,14 +334,30 @@ class Grid:
                 found.append(f"{name} {_coverage(found_now)} ({len(its)}) instead of {_coverage(was)} ({len(mine)})")
         return found
 
+    def _other_places(self, other: "Grid") -> list[str]:
+        sizes = [f"{len(grid.lat)} x {len(grid.lon)}" for grid in (other, self)]
+        if sizes[0] != sizes[1]:
+            return [f"a projected grid of {sizes[0]} points instead of {sizes[1]}"]
+        names = zip(("latitudes", "longitudes"), self.places(), other.places(), (0, 360))
+        return [
+            f"{name} of the projected grid {_range(its)} instead of {_range(mine)}"
+            for name, mine, its, turn in names
+            if not _same_places(mine, its, turn)
+        ]
+
 
 def _same_places(mine: np.ndarray, its: np.ndarray, turn: float) -> bool:
-    """Whether two axes are the same, but for rounding and for whole turns (0: there are none)."""
-    if len(mine) != len(its):
+    """Whether two sets of degrees are the same, but for rounding and for whole turns (0: there are none)."""
+    if mine.shape != its.shape:
         return False
     apart = mine - its
     whole_turns = turn * np.round(apart / turn) if turn else 0.0
     return bool((np.abs(apart - whole_turns) <= TOLERANCE_DEG).all())
+
+
+def row_weights(data: xr.Dataset | xr.DataArray) -> np.ndarray:
+    """:func:`area_weights` of canonical data; 1 for every row of a projected grid, whose cells are taken as equal."""
+    return np.ones(data.sizes["lat"]) if is_projected(data) else area_weights(data["lat"].values)
 
 
 def area_weights(lat: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ a window of another role holds, nor one next to it.
 """
 
 import calendar
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,21 +131,40 @@ class Split:
                 roles[(times >= np.datetime64(start)) & (times <= np.datetime64(end))] = role
         return roles
 
+    def _spans(self) -> dict[str, list[list[str]]]:
+        return {name: [list(span) for span in getattr(self, name)] for name in _ROLE_NAMES}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the spans: two runs with the same one held out the same times."""
+        return hashlib.sha256(json.dumps(self._spans(), sort_keys=True).encode()).hexdigest()[:16]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a checkpoint."""
-        spans = {name: [list(span) for span in getattr(self, name)] for name in _ROLE_NAMES}
-        return {**spans, "method": self.method, "embargo_steps": self.embargo_steps}
+        """Plain types, for a checkpoint: the proof of what was held out, with its fingerprint."""
+        facts = {"method": self.method, "embargo_steps": self.embargo_steps, "fingerprint": self.fingerprint}
+        return {**self._spans(), **facts}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "Split":
-        """Back from :meth:`to_dict`."""
+        """Back from :meth:`to_dict`.
+
+        Raises:
+            ValueError: if the spans are not those that the fingerprint was taken of.
+        """
         spans = {name: tuple((start, end) for start, end in entries[name]) for name in _ROLE_NAMES}
-        return cls(**spans, method=entries["method"], embargo_steps=entries["embargo_steps"])
+        split = cls(**spans, method=entries["method"], embargo_steps=entries["embargo_steps"])
+        if entries.get("fingerprint", split.fingerprint) != split.fingerprint:
+            raise ValueError("the split was changed after training")
+        return split
 
     def lines(self) -> list[str]:
         """For people: each role's times, and how they were chosen."""
         roles = [f"{name.replace('_', ' ')}: {_describe_spans(getattr(self, name))}" for name in _ROLE_NAMES]
-        return [*roles, f"split {self.method}; {self.embargo_steps} steps left out between the roles"]
+        return [
+            *roles,
+            f"split {self.method}; {self.embargo_steps} steps left out between the roles",
+            f"fingerprint of the split {self.fingerprint}",
+        ]
 
 
 _ROLE_NAMES = ("train", "validation", "held_out")

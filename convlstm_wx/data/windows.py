@@ -1,7 +1,7 @@
 """Windows: stretches of consecutive times, gathered into whole batches at once.
 
-Shapes: B batch, T input times, L lead times, S = T + L, C channels, M mask channels, D target channels, F forcing
-channels, H lat, W lon.
+Shapes: B batch, T input times, L lead times, S = T + L, C channels, M mask channels, D target channels, G clock
+numbers, H lat, W lon.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convlstm_wx.data.forcings import Forcings
+from convlstm_wx.data.forcings import Forcings, clock
+from convlstm_wx.data.store import Array
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,13 @@ class Source:
     """One region's normalised fields.
 
     Attributes:
-        values_NCHW: normalised, missing as 0.
-        observed_NMHW: False where the channels with gaps are missing; M may be 0.
+        values_NCHW: normalised, missing as 0 (unless filled).
+        observed_NMHW: False where the channels with gaps are missing or filled; M may be 0.
         forcings: of the region's grid.
     """
 
-    values_NCHW: np.ndarray
-    observed_NMHW: np.ndarray
+    values_NCHW: Array
+    observed_NMHW: Array
     forcings: Forcings
 
 
@@ -33,17 +34,17 @@ class Batch:
 
     Attributes:
         x_BTCHW: input fields, then their masks (1 observed, 0 missing).
-        forcing_BSFHW: at input and lead times.
-        upstream: for each upstream region [B, T, C + M + F, H, W] on its own grid.
+        clock_BSG: what the forcings of the input and lead times are made of.
+        upstream: for each upstream region [B, T, C + M, H, W] on its own grid.
         y_BLDHW: what the targets became; 0 where missing.
-        valid_BLDHW: 1 where y is observed.
+        valid_BLDHW: 1 where y is observed; None where all of it is.
     """
 
     x_BTCHW: np.ndarray
-    forcing_BSFHW: np.ndarray
+    clock_BSG: np.ndarray
     upstream: tuple[np.ndarray, ...]
     y_BLDHW: np.ndarray
-    valid_BLDHW: np.ndarray
+    valid_BLDHW: np.ndarray | None
 
 
 def init_indices(
@@ -104,31 +105,30 @@ class Windows:
         init_B = self.init_indices[np.asarray(windows)]
         past_BT = init_B[:, None] + np.arange(1 - self.input_steps, 1)
         offsets_S = np.arange(1 - self.input_steps, self.lead_steps + 1)
-        times_BS = self.times[init_B][:, None] + offsets_S * self.step
         y, valid = self._targets(init_B)
         return Batch(
             x_BTCHW=_fields(self.target, past_BT),
-            forcing_BSFHW=self.target.forcings.at(times_BS),
-            upstream=tuple(
-                np.concatenate([_fields(source, past_BT), source.forcings.at(times_BS[:, : self.input_steps])], axis=2)
-                for source in self.upstream
-            ),
+            clock_BSG=clock(self.times[init_B][:, None] + offsets_S * self.step),
+            upstream=tuple(_fields(source, past_BT) for source in self.upstream),
             y_BLDHW=y,
             valid_BLDHW=valid,
         )
 
-    def _targets(self, init_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        height, width = self.target.values_NCHW.shape[2:]
-        leads = self.lead_steps if self.with_targets else 0
-        if not leads:
-            empty = np.empty((len(init_B), 0, len(self.target_indices), height, width), np.float32)
-            return empty, empty
-        future_BL = init_B[:, None] + np.arange(1, leads + 1)
-        y_BLDHW = self.target.values_NCHW[future_BL][:, :, list(self.target_indices)]
+    def _targets(self, init_B: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        channels, height, width = self.target.values_NCHW.shape[1:]
+        if not (self.with_targets and self.lead_steps):
+            return np.empty((len(init_B), 0, len(self.target_indices), height, width), np.float32), None
+        future_BL = init_B[:, None] + np.arange(1, self.lead_steps + 1)
+        y_BLDHW = self.target.values_NCHW[future_BL]
+        if list(self.target_indices) != list(range(channels)):
+            y_BLDHW = y_BLDHW[:, :, list(self.target_indices)]
+        if max(self.target_mask_indices) < 0:
+            return y_BLDHW, None
         valid_BLDHW = np.ones_like(y_BLDHW)
+        observed_BLMHW = self.target.observed_NMHW[future_BL]
         for index, mask in enumerate(self.target_mask_indices):
             if mask >= 0:
-                valid_BLDHW[:, :, index] = self.target.observed_NMHW[future_BL, mask]
+                valid_BLDHW[:, :, index] = observed_BLMHW[:, :, mask]
         return y_BLDHW, valid_BLDHW
 
 

@@ -12,8 +12,9 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx.checkpoint import Checkpoint
-from convlstm_wx.data.inputs import DataSpec, Sources, open_sources
-from convlstm_wx.data.loaders import as_tensors, in_batches
+from convlstm_wx.data.inputs import Sources, open_sources
+from convlstm_wx.data.loaders import TensorBatch, in_batches, load_batches
+from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.windows import Windows, init_indices
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.errors import ConfigError, DataError
@@ -35,7 +36,12 @@ def possible_init_times(
 
 
 def choose_init_times(
-    spec: DataSpec, dataset: xr.Dataset, named: Sequence[str], start: str | None, end: str | None
+    spec: DataSpec,
+    dataset: xr.Dataset,
+    named: Sequence[str],
+    start: str | None,
+    end: str | None,
+    upstream: Sequence[xr.Dataset] = (),
 ) -> np.ndarray:
     """The init times that a user asked for: named ones, all of a period, or by default the newest possible.
 
@@ -48,7 +54,7 @@ def choose_init_times(
     if named:
         return np.unique([_parse_time("--init-time", text) for text in named])
     if not (start or end):
-        return _newest_init_time(spec, dataset)
+        return _newest_init_time(spec, dataset, upstream)
     possible = possible_init_times(spec, dataset["time"].values)
     after = possible >= _parse_time("--start", start) if start else np.ones(len(possible), bool)
     before = possible <= _parse_time("--end", end) if end else np.ones(len(possible), bool)
@@ -70,9 +76,9 @@ def _parse_time(option: str, text: str) -> np.datetime64:
     return time.astype("datetime64[ns]")
 
 
-def _newest_init_time(spec: DataSpec, dataset: xr.Dataset) -> np.ndarray:
+def _newest_init_time(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Dataset]) -> np.ndarray:
     tail = dataset.isel(time=slice(-(spec.input_steps + NEWEST_TRIES), None))
-    windows = open_sources(spec, tail).windows(spec, lead_steps=0)
+    windows = open_sources(spec, tail, upstream).windows(spec, lead_steps=0)
     if len(windows) == 0:
         raise DataError(
             f"{dataset.attrs['source']}: its last {tail.sizes['time']} times hold no {spec.input_steps} consecutive "
@@ -88,6 +94,7 @@ def make_forecast(
     *,
     lead_steps: int,
     policy: DevicePolicy,
+    upstream: Sequence[xr.Dataset] = (),
     batch_size: int = 16,
     skip_incomplete: bool = False,
 ) -> xr.Dataset:
@@ -99,6 +106,7 @@ def make_forecast(
         init_times: the last input time of each forecast, N of them, increasing.
         lead_steps: number of lead times, in steps of the file.
         policy: device and precision.
+        upstream: one dataset for each of the spec's `upstream_files`.
         batch_size: init times at once.
         skip_incomplete: leave out init times whose inputs have missing values, instead of refusing.
 
@@ -113,7 +121,7 @@ def make_forecast(
     _check_init_times(spec, all_times, init_times)
     first = int(np.searchsorted(all_times, init_times[0])) - spec.input_steps + 1
     last = int(np.searchsorted(all_times, init_times[-1]))
-    sources = open_sources(spec, dataset.isel(time=slice(first, last + 1)))
+    sources = open_sources(spec, dataset.isel(time=slice(first, last + 1)), upstream)
     at = np.searchsorted(sources.times, init_times)
     complete = _inputs_complete(spec, sources, at)
     if (not complete.all() and not skip_incomplete) or not complete.any():
@@ -152,15 +160,14 @@ def _batches(
     """Normalised fields [B, L, D, H, W] of one batch of init times after the other."""
     policy.place(network)
     batches = in_batches(np.arange(len(windows)), batch_size)
-    for numbers in tqdm(
-        batches, desc="forecasting", unit="batch", leave=False, disable=None if len(batches) > 1 else True
-    ):
-        yield _roll_out(network, windows, numbers, policy)
+    loaded = load_batches(windows, batches, policy.device)
+    several = None if len(batches) > 1 else True
+    for batch in tqdm(loaded, total=len(batches), desc="forecasting", unit="batch", leave=False, disable=several):
+        yield _roll_out(network, batch, policy)
 
 
 @torch.inference_mode()
-def _roll_out(network: EncoderForecaster, windows: Windows, numbers: np.ndarray, policy: DevicePolicy) -> np.ndarray:
-    batch = as_tensors(windows.gather(numbers)).to(policy.device)
+def _roll_out(network: EncoderForecaster, batch: TensorBatch, policy: DevicePolicy) -> np.ndarray:
     with policy.autocast():
         leads = [y.float().cpu() for y in network.rollout(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)]
     return torch.stack(leads, dim=1).numpy()

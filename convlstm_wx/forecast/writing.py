@@ -11,7 +11,10 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx import __version__
-from convlstm_wx.data.inputs import DataSpec
+from convlstm_wx.data.projection import PLACE_ATTRIBUTES, axis_attributes
+from convlstm_wx.data.reading import is_projected
+from convlstm_wx.data.regions import Grid
+from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import ConfigError
 from convlstm_wx.files import check_can_make, library_errors, make_folder, replacing
 
@@ -26,25 +29,21 @@ def to_dataset(spec: DataSpec, init_times: np.ndarray, fields_NLDHW: np.ndarray)
     Returns:
         Variables under their own names with dimensions init_time, lead_time (timedelta, the first is one step),
         [level,] lat, lon; coordinate valid_time (init_time, lead_time). Points never observed in training are NaN.
+        On a projected grid lat and lon are its rows and columns, with coordinates latitude and longitude (lat, lon).
     """
     init_times = init_times.astype("datetime64[ns]")
     leads = np.arange(1, fields_NLDHW.shape[1] + 1) * spec.step.astype("timedelta64[ns]")
     valid_times = init_times[:, None] + leads
     statistics = spec.target.statistics.select(spec.targets)
     values = np.stack([statistics.to_physical(f, t) for f, t in zip(fields_NLDHW, valid_times)])
-    grid = spec.target.grid
     coords = {
         "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time", "long_name": "init time"}),
         "lead_time": ("lead_time", leads, {"standard_name": "forecast_period", "long_name": "lead time"}),
         "valid_time": (("init_time", "lead_time"), valid_times, {"standard_name": "time", "long_name": "valid time"}),
-        "lat": ("lat", np.asarray(grid.lat), {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "lon": ("lon", np.asarray(grid.lon), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
     variables = [_variable(spec, name, values) for name in dict.fromkeys(c.variable for c in spec.targets)]
     dataset = xr.merge(variables, join="outer")  # a level that only one variable has is missing in the others
-    dataset = dataset.assign_coords(coords)
-    if spec.lat_descending:
-        dataset = dataset.isel(lat=slice(None, None, -1))
+    dataset = _on_grid(dataset.assign_coords(coords), spec.target.grid, descending=spec.lat_descending)
     dataset.attrs = {
         "Conventions": CONVENTIONS,
         "title": "Regional weather forecast by a ConvLSTM encoder-forecaster",
@@ -53,11 +52,26 @@ def to_dataset(spec: DataSpec, init_times: np.ndarray, fields_NLDHW: np.ndarray)
     return dataset
 
 
+def _on_grid(dataset: xr.Dataset, grid: Grid, *, descending: bool) -> xr.Dataset:
+    """The same fields with coordinates in space, rows in the file's own order."""
+    attributes = {name: PLACE_ATTRIBUTES[place] for name, place in (("lat", "latitude"), ("lon", "longitude"))}
+    if grid.projected:
+        attributes = {name: axis_attributes(grid.units, name) for name in ("lat", "lon")}
+    dataset = dataset.assign_coords(
+        lat=("lat", np.asarray(grid.lat), {**attributes["lat"], "axis": "Y"}),
+        lon=("lon", np.asarray(grid.lon), {**attributes["lon"], "axis": "X"}),
+    )
+    if grid.projected:
+        places = zip(("latitude", "longitude"), grid.places())
+        dataset = dataset.assign_coords({name: (("lat", "lon"), at, PLACE_ATTRIBUTES[name]) for name, at in places})
+    return dataset.isel(lat=slice(None, None, -1 if descending else 1))
+
+
 def _variable(spec: DataSpec, name: str, values_NLDHW: np.ndarray) -> xr.Dataset:
     """One variable, its levels stacked along `level` where it has any."""
     at = [index for index, channel in enumerate(spec.targets) if channel.variable == name]
     levels = [spec.targets[index].level for index in at]
-    attributes = dict(spec.attributes[name])
+    attributes = dict(spec.target.attributes[name])
     if levels[0] is None:
         field = xr.DataArray(values_NLDHW[:, :, at[0]], dims=("init_time", "lead_time", "lat", "lon"))
     else:
@@ -70,7 +84,7 @@ def _variable(spec: DataSpec, name: str, values_NLDHW: np.ndarray) -> xr.Dataset
 
 
 def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> None:
-    """Write a forecast to .nc or .zarr, whole or not at all.
+    """Write a forecast to .nc or .zarr, whole or not at all; the rows and columns of a projected grid as y and x.
 
     Args:
         dataset: from :func:`to_dataset`.
@@ -82,6 +96,8 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
     """
     check_output(path)
     make_folder(path.parent)
+    if is_projected(dataset):
+        dataset = dataset.rename(lat="y", lon="x").rename(latitude="lat", longitude="lon")
     encoding: dict[str, dict[str, object]] = {
         "init_time": {"units": EPOCH, "dtype": "int64"},
         "valid_time": {"units": EPOCH, "dtype": "int64"},
@@ -96,7 +112,7 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
     encoding[lead_name] = {"units": "seconds" if _has_minutes(dataset[lead_name].values) else "hours", "dtype": "int64"}
     encoding |= {
         str(name): {"_FillValue": None}
-        for name in ("lat", "lon", "latitude", "longitude", "level")
+        for name in ("lat", "lon", "latitude", "longitude", "y", "x", "level")
         if name in dataset.coords
     }
     with replacing(path) as temporary, library_errors():

@@ -1,6 +1,6 @@
 """A network from its name and a plain dict: what a checkpoint stores, and nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -25,16 +25,3 @@ def build(name: str, options: Mapping[str, Any]) -> EncoderForecaster:
 def count_parameters(network: nn.Module) -> int:
     """Number of trainable values."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def activation_bytes(
-    *, batch_size: int, steps: int, height: int, width: int, hidden_channels: Sequence[int], bytes_per_value: int = 4
-) -> int:
-    """What a training step keeps of one region for its backward pass: a rough estimate.
-
-    Per time step and resolution a ConvLSTM keeps its gates before and after their activation (8 K), the cell and
-    hidden states and their products (5 K), its input and the features around it (5 K).
-    """
-    points = [-(-height // 2**level) * -(-width // 2**level) for level in range(len(hidden_channels))]
-    values = 18 * sum(p * k for p, k in zip(points, hidden_channels)) * steps
-    return values * batch_size * bytes_per_value

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convlstm_wx.conventions import Channel, normalise_units, recognise
+from convlstm_wx.data.reading import is_projected
 
 ROUND_STEPS = [1, 2, 2.5, 4, 5, 10]
 NOTE_BOX = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
@@ -89,8 +90,8 @@ class Band:
 
 
 def draw_maps(title: str, bands: Sequence[Band], column_titles: Sequence[str], grid: xr.DataArray) -> Figure:
-    """Bands of maps, a column per lead time; `grid` gives lat and lon."""
-    lat, lon = grid["lat"].values, grid["lon"].values
+    """Bands of maps, a column per lead time; `grid` tells where the points are, on a projected grid too."""
+    lat, lon = (grid[name].values for name in (("latitude", "longitude") if is_projected(grid) else ("lat", "lon")))
     n_rows, n_columns = sum(len(band.rows) for band in bands), len(column_titles)
     stretch = 1.0 / np.cos(np.deg2rad(np.clip(lat.mean(), -80, 80)))  # a degree of latitude over one of longitude
     shape = np.clip(stretch * (np.ptp(lat) or 1.0) / (np.ptp(lon) or 1.0), 0.35, 1.6)
@@ -124,9 +125,13 @@ def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field: np.ndarray, band:
     """One field with a graticule.
 
     Filled contours suit smooth fields on fine grids; missing values would eat coasts, coarse grids turn to diamonds.
+    lon, lat: axes, or the places of a projected grid [H, W].
     """
     if band.in_cells or min(field.shape) < 12 or not np.isfinite(field).all():
-        panel.pcolormesh(lon, lat, np.ma.masked_invalid(field), cmap=band.colormap, norm=norm, shading="nearest")
+        if lat.ndim == 2:
+            lon, lat = corners(lon), corners(lat)
+        shading: Literal["flat", "nearest"] = "flat" if lat.ndim == 2 else "nearest"
+        panel.pcolormesh(lon, lat, np.ma.masked_invalid(field), cmap=band.colormap, norm=norm, shading=shading)
         panel.set_facecolor("#e8e8e8")
     else:
         panel.contourf(lon, lat, field, band.levels, cmap=band.colormap, norm=norm, extend="both")
@@ -136,6 +141,19 @@ def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field: np.ndarray, band:
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees(value, "NS")))
     panel.tick_params(labelsize=8)
     panel.grid(color="black", alpha=0.18, linewidth=0.6)
+
+
+def corners(centres_HW: np.ndarray) -> np.ndarray:
+    """Corners [H + 1, W + 1] of cells whose centres are given: means of four centres, continued straight at the edges.
+
+    Matplotlib's own takes rows and columns for parallels and meridians, and warns where they bend.
+    """
+    padded = centres_HW
+    for axis in (0, 1):
+        before, after = (np.take(padded, [0, 1] if end == 0 else [-1, -2], axis, mode="wrap") for end in (0, -1))
+        first, last = (2 * pair.take([0], axis) - pair.take([1], axis) for pair in (before, after))
+        padded = np.concatenate([first, padded, last], axis)
+    return (padded[:-1, :-1] + padded[1:, :-1] + padded[:-1, 1:] + padded[1:, 1:]) / 4
 
 
 def _degrees(value: float, sides: str) -> str:

@@ -88,11 +88,13 @@ def _counts(scores: xr.Dataset) -> dict[str, str]:
     return {
         "Forecasts": f"{init_times.size}, started from {init_times[0]} to {init_times[-1]} UTC",
         "Lead times": f"{lead_hours.size}, +{lead_hours[0]:g} h to +{lead_hours[-1]:g} h",
-        "Region": f"{_extent(scores['lat'], 'N')}, {_extent(scores['lon'], 'E')}",
+        "Region": f"{_extent(scores, 'lat', 'latitude', 'N')}, {_extent(scores, 'lon', 'longitude', 'E')}",
         "Points scored": f"{int(scores['count'].sum()):,} over all channels and lead times",
         "Pairs without truth": f"{scores.attrs['pairs_without_truth']} of {scores.attrs['pairs_offered']}, left out",
     }
 
 
-def _extent(axis: xr.DataArray, side: str) -> str:
-    return f"{axis.size} points from {axis.values[0]:g} to {axis.values[-1]:g} °{side}"
+def _extent(scores: xr.Dataset, axis: str, mesh: str, side: str) -> str:
+    """Points along an axis and the degrees that they cover: of a projected grid, those of the points themselves."""
+    degrees = scores[mesh if mesh in scores.coords else axis].values
+    return f"{scores.sizes[axis]} points from {degrees.min():g} to {degrees.max():g} °{side}"

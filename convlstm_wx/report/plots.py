@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from convlstm_wx.conventions import Channel
-from convlstm_wx.data.regions import area_weights
+from convlstm_wx.data.reading import is_projected, observed_only
+from convlstm_wx.data.regions import row_weights
 from convlstm_wx.files import make_folder
 from convlstm_wx.report.maps import Band, Look, around_zero, draw_maps
 
@@ -137,7 +138,7 @@ def case(forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, chan
     given, observed = _fields(forecast, truth, init_time, channel)
     look = Look.of(channel, given.attrs)
     error = given.values - observed.values
-    notes = [f"RMSE {_rmse(field, area_weights(given['lat'].values))}" for field in error]
+    notes = [f"RMSE {_rmse(field, row_weights(given))}" for field in error]
     bands = [
         _beside(given, observed, look),
         Band(
@@ -174,13 +175,16 @@ def _fields(
     forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Forecast and truth [lead_time, lat, lon] at up to four lead times; missing where the truth has no such time."""
-    given, observed = forecast[channel.variable].sel(init_time=init_time), truth[channel.variable]
+    given, observed = forecast[channel.variable].sel(init_time=init_time), observed_only(truth[channel.variable])
     if channel.level is not None:
         given, observed = given.sel(level=channel.level), observed.sel(level=channel.level)
     given = given.isel(lead_time=_spread(given.sizes["lead_time"])).load()
-    west = float(observed["lon"][0])
-    lon = (given["lon"] - west + 1e-3) % 360 - 1e-3 + west  # the truth may count longitudes from elsewhere
-    observed = observed.sel(lat=given["lat"], lon=lon.values, method="nearest", tolerance=1e-3)
+    if is_projected(given):  # the scores have been made, so the grid is the same
+        observed = observed.sel(lat=given["lat"].values, lon=given["lon"].values, method="nearest")
+    else:
+        west = float(observed["lon"][0])
+        lon = (given["lon"] - west + 1e-3) % 360 - 1e-3 + west  # the truth may count longitudes from elsewhere
+        observed = observed.sel(lat=given["lat"], lon=lon.values, method="nearest", tolerance=1e-3)
     return given, observed.reindex(time=init_time + given["lead_time"].values).load()
 
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from convlstm_wx.checkpoint import Checkpoint, save_checkpoint, versions
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.data.inputs import DataSpec, TrainingInputs
+from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.loaders import TensorBatch, epoch_order, in_batches, load_batches
-from convlstm_wx.data.regions import area_weights
+from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN, VALIDATION
 from convlstm_wx.data.windows import Windows
 from convlstm_wx.device import DevicePolicy
@@ -167,7 +167,7 @@ class Run:
         """The rest of the epoch under way; False if a stop was requested."""
         progress = self.progress
         steps = self._micro_batches(progress.epoch)[progress.step_in_epoch :]
-        batches = self._load(self.training_windows, [batch for step in steps for batch in step])
+        batches = self.load(self.training_windows, [batch for step in steps for batch in step])
         bar = tqdm(
             total=len(self.training_windows),
             initial=progress.step_in_epoch * self._windows_per_step,
@@ -199,12 +199,19 @@ class Run:
         steps = in_batches(order, self._windows_per_step)
         return [in_batches(step[rank::world_size], self.config.batch_size) for step in steps]
 
-    def _load(self, windows: Windows, batches: list[np.ndarray]) -> Iterator[TensorBatch]:
-        return load_batches(windows, batches, num_workers=self.config.num_workers, pin_memory=self.policy.pin_memory)
+    def load(self, windows: Windows, batches: list[np.ndarray]) -> Iterator[TensorBatch]:
+        """Batches of window numbers, on the device."""
+        return load_batches(
+            windows,
+            batches,
+            self.policy.device,
+            num_workers=self.config.num_workers,
+            pin_memory=self.policy.pin_memory,
+        )
 
     def _validation_batches(self) -> Iterator[TensorBatch]:
         mine = np.arange(self.processes.rank, len(self.validation_windows), self.processes.world_size)
-        return self._load(self.validation_windows, in_batches(mine, self.config.batch_size))
+        return self.load(self.validation_windows, in_batches(mine, self.config.batch_size))
 
     def _learning_rate(self) -> float:
         total = self.steps_per_epoch * self.config.num_epochs
@@ -347,7 +354,7 @@ def _make_learner(
     statistics = spec.target.statistics
     scale = torch.from_numpy(statistics.increment_std_C)
     masks = torch.zeros(spec.target.input_channels - len(scale))
-    weights = torch.from_numpy(area_weights(np.asarray(spec.target.grid.lat)))
+    weights = torch.from_numpy(spec.target.grid.area_weights())
     return Learner(
         network=network,
         loss=WeightedSquaredError(weights, scale[spec.target_indices]).to(policy.device),

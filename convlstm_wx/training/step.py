@@ -55,20 +55,20 @@ class Learner:
             The sums of loss and of weights over the step, or None if the gradient was not finite and the step skipped.
         """
         self.network.train()
-        batches = [batch.to(self.policy.device, non_blocking=self.policy.non_blocking) for batch in batches]
         points = math.fsum(float((batch.valid_BLDHW * self.loss.area_H1).sum()) for batch in batches)
         (all_points,) = self.processes.sum(points)
         if all_points == 0:
             return 0.0, 0.0
         total = 0.0
         for batch in batches:
-            error, _ = self._error(batch, with_noise=True)
+            error, _ = self.error(batch, with_noise=True)
             self.scaler.scale(error / all_points).backward()
             total += float(error.detach())
         (all_error,) = self.processes.sum(total)
         return (all_error, all_points) if self._descend(learning_rate) else None
 
-    def _error(self, batch: TensorBatch, *, with_noise: bool) -> tuple[Tensor, Tensor]:
+    def error(self, batch: TensorBatch, *, with_noise: bool) -> tuple[Tensor, Tensor]:
+        """Sums of the loss and of its weights over a batch."""
         x = batch.x_BTCHW
         if with_noise:
             x = x + self.noise_C11 * torch.randn_like(x)
@@ -97,7 +97,7 @@ class Learner:
         """Mean loss of the averaged weights."""
         self.network.eval()
         with self.averaged.applied():
-            return self._mean(batches, lambda batch: self._error(batch, with_noise=False))
+            return self._mean(batches, lambda batch: self.error(batch, with_noise=False))
 
     @torch.no_grad()
     def persistence_loss(self, batches: Iterable[TensorBatch], target_indices: list[int]) -> float:
@@ -113,6 +113,6 @@ class Learner:
         """Mean loss over all batches of all processes, from each batch's sums of error and of weights."""
         total, points = 0.0, 0.0
         for batch in batches:
-            sums = error(batch.to(self.policy.device))
+            sums = error(batch)
             total, points = total + float(sums[0]), points + float(sums[1])
         return mean_loss(*self.processes.sum(total, points))

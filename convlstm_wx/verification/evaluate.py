@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import normalise_units, recognise
-from convlstm_wx.data.regions import area_weights
+from convlstm_wx.data.reading import is_projected
+from convlstm_wx.data.regions import row_weights
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import replacing
 from convlstm_wx.verification import metrics
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 REFERENCES = ("persistence", "climatology")
 TABLE_LEADS = 10
+BY_AREA = "w: sin(upper edge) - sin(lower edge) of the row, edges midway between rows, mean 1 over the region"
+EQUAL = "w: 1 for every grid point; the cells of a projected grid are taken as equal in area"
 
 
 def evaluate(
@@ -57,7 +60,7 @@ def evaluate(
             time is in the truth; nothing is valid.
     """
     truth = match_truth(forecast, truth)
-    weights = xr.DataArray(area_weights(forecast["lat"].values), dims="lat")
+    weights = xr.DataArray(row_weights(forecast), dims="lat")
     area_means, maps, usual = [], [], {}
     for channel in channels_of(forecast):
         fields, observed = fields_of(forecast, channel), fields_of(truth, channel)
@@ -136,12 +139,12 @@ def _described(
     """The same scores with coordinates, formulas and the account of how they were made."""
     variables = [truth[channel.variable] for channel in channels_of(forecast)]
     hours = scores["lead_time"].values / np.timedelta64(1, "h")
+    in_space = {name: forecast[name] for name in ("lat", "lon", "latitude", "longitude") if name in forecast.coords}
     scores = scores.transpose("system", "reference", "channel", "lead_time", "init_time", "lat", "lon").assign_coords(
         units=("channel", [normalise_units(str(variable.attrs.get("units", "1"))) for variable in variables]),
         lead_hours=("lead_time", hours, {"units": "h", "long_name": "lead time"}),
-        lat=forecast["lat"],
-        lon=forecast["lon"],
     )
+    scores = scores.assign_coords(in_space)
     for name in scores.data_vars:
         scores[name].attrs = metrics.attributes(str(name))
     valid_times = np.add.outer(forecast["init_time"].values, forecast["lead_time"].values)
@@ -150,8 +153,11 @@ def _described(
     return scores.assign_attrs(
         Conventions="CF-1.11",
         title="Scores of a forecast, of persistence and of climatology on the same points",
-        weights="w: sin(upper edge) - sin(lower edge) of the row, edges midway between rows, mean 1 over the region",
-        points="valid where truth, forecast, persistence and climatology all are; means divide by the valid weights",
+        weights=EQUAL if is_projected(forecast) else BY_AREA,
+        points=(
+            "valid where truth, forecast, persistence and climatology all are (truth that was filled in is not); means "
+            "divide by the valid weights"
+        ),
         persistence="the truth at the init time, held for every lead time",
         climatology=shared.pop() if len(shared) == 1 else "; ".join(f"{name}: {text}" for name, text in usual.items()),
         acc="uncentred, per init time, then averaged; acc_centred beside it",

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import Channel, normalise_units
+from convlstm_wx.data.reading import is_projected, observed_only
 from convlstm_wx.errors import DataError
 from convlstm_wx.verification.baselines import Climatology, read
 
@@ -45,8 +46,8 @@ def channels_of(forecast: xr.Dataset) -> list[Channel]:
 
 
 def fields_of(dataset: xr.Dataset, channel: Channel) -> xr.DataArray:
-    """The variable of a channel, at its level, with the coordinates of its dims alone."""
-    fields = dataset[channel.variable].reset_coords(drop=True)
+    """The variable of a channel as it was observed, at its level, with the coordinates of its dims alone."""
+    fields = observed_only(dataset[channel.variable]).reset_coords(drop=True)
     return fields if channel.level is None else fields.sel(level=channel.level, drop=True)
 
 
@@ -97,8 +98,30 @@ def match_truth(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
     truth = truth[list(forecast.data_vars)]
     if "level" in forecast.dims:
         truth = truth.sel(level=_common_levels(forecast, truth))
+    if is_projected(forecast) != is_projected(truth):
+        kinds = ("on latitudes and longitudes", "on a projected grid")
+        raise DataError(
+            f"the forecast is {kinds[is_projected(forecast)]}, the truth {kinds[is_projected(truth)]}; score against "
+            "data on the forecast's grid."
+        )
     places = {axis: _places(forecast, truth, axis) for axis in ("lat", "lon")}
-    return truth.isel(places).assign_coords({axis: forecast[axis] for axis in places})
+    truth = truth.isel(places)
+    _check_same_places(forecast, truth)
+    return truth.assign_coords({axis: forecast[axis] for axis in places})
+
+
+def _check_same_places(forecast: xr.Dataset, truth: xr.Dataset) -> None:
+    """Of projected grids: the rows and columns of the same numbers may lie elsewhere."""
+    if not is_projected(forecast):
+        return
+    apart = [np.abs(forecast[name].values - truth[name].values) for name in ("latitude", "longitude")]
+    apart[1] = np.minimum(apart[1] % 360.0, 360.0 - apart[1] % 360.0)
+    furthest = float(np.max(apart))
+    if furthest > DEGREES_TOLERANCE:
+        raise DataError(
+            f"truth: its projected grid lies up to {furthest:.3g} degrees away from the forecast's. Score against data "
+            "on that grid."
+        )
 
 
 def _common_levels(forecast: xr.Dataset, truth: xr.Dataset) -> np.ndarray:
@@ -115,10 +138,14 @@ def _common_levels(forecast: xr.Dataset, truth: xr.Dataset) -> np.ndarray:
 def _places(forecast: xr.Dataset, truth: xr.Dataset, axis: str) -> np.ndarray:
     """Where the forecast's grid points lie on an axis of the truth; longitudes are compared around the circle."""
     wanted, offered = forecast[axis].values.astype(float), truth[axis].values.astype(float)
-    origin = offered[0] - DEGREES_TOLERANCE
-    compared = (wanted - origin) % 360.0 + origin if axis == "lon" else wanted
+    tolerance, compared = DEGREES_TOLERANCE, wanted
+    if is_projected(truth):
+        tolerance = 1e-3 * float(np.diff(offered).min(initial=np.inf)) if offered.size > 1 else 1e-3
+    elif axis == "lon":
+        origin = offered[0] - DEGREES_TOLERANCE
+        compared = (wanted - origin) % 360.0 + origin
     index = truth.get_index(axis).astype(float)
-    places = index.get_indexer(compared, method="nearest", tolerance=DEGREES_TOLERANCE)
+    places = index.get_indexer(compared, method="nearest", tolerance=tolerance)
     if (places < 0).any():
         missing = wanted[places < 0]
         raise DataError(

@@ -1,0 +1,225 @@
+"""What an inspection found, for people and for programs."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from convlstm_wx.config import TrainConfig, as_flag
+
+if TYPE_CHECKING:
+    from convlstm_wx.data.account import Account
+    from convlstm_wx.data.inputs import TrainingInputs
+    from convlstm_wx.training.plan import Plan, RolePlan
+
+OUTPUT_SETTINGS = ("output_dir", "checkpoint_frequency", "keep_checkpoints")
+_MOST_GAPS_LISTED = 20
+_INDENT = "  "
+
+
+@dataclass
+class Findings:
+    """What could be found out before something stopped it.
+
+    Attributes:
+        account: of the target region's data.
+        inputs: the data as training would get them.
+        roles: windows of each role.
+        plan: memory and time.
+        problem: what makes training impossible, in one line; "" where nothing does.
+    """
+
+    account: "Account | None" = None
+    inputs: "TrainingInputs | None" = None
+    roles: "list[RolePlan] | None" = None
+    plan: "Plan | None" = None
+    problem: str = ""
+
+
+def told(findings: Findings, config: TrainConfig) -> Iterator[str]:
+    """The account for people, section by section."""
+    account = findings.account
+    if account is not None:
+        yield from _section("File", _file(account))
+        yield from _section("Variables", _variables(account))
+        yield from _section("Time", _time(account))
+    if findings.inputs is not None and findings.inputs.notes:
+        yield from _section("Upstream", list(findings.inputs.notes))
+    if findings.inputs is not None and findings.roles:
+        yield from _section("Windows", _windows(findings.inputs, findings.roles))
+    if findings.plan is not None and findings.inputs is not None:
+        yield from _section("Memory", _memory(findings.plan, config))
+        yield from _section("One training batch", _batch(findings.plan))
+    if account is not None:
+        notes = ["the gaps in time, listed above"] if account.time_warnings() else []
+        yield from _section("To look at", notes + account.channel_warnings() or ["nothing unusual"])
+
+
+def _section(title: str, lines: "list[str] | Iterator[str]") -> Iterator[str]:
+    yield title
+    yield from (_INDENT + line for line in lines)
+    yield ""
+
+
+def _file(account: "Account") -> list[str]:
+    from convlstm_wx.data.account import aligned
+
+    renamed = [f"{ours} ('{theirs}' in the file)" for ours, theirs in account.axis_names.items() if ours != theirs]
+    rows = [
+        ["source", account.source],
+        ["grid", account.grid()],
+        ["axes", ", ".join(renamed)],
+        ["levels", ", ".join(f"{level:g}" for level in account.levels) + " hPa" if account.levels else ""],
+        ["static fields", ", ".join(account.static_fields)],
+    ]
+    return aligned([row for row in rows if row[1]])
+
+
+def _variables(account: "Account") -> list[str]:
+    from convlstm_wx.data.account import aligned
+
+    head = ["channel", "meaning", "units", "lowest", "mean", "highest", "missing", "remarks"]
+    rows = [
+        [
+            channel.name,
+            channel.meaning or "not recognised",
+            channel.units,
+            *(f"{value:.6g}" if channel.values else "-" for value in (channel.minimum, channel.mean, channel.maximum)),
+            f"{100 * channel.missing_share:.3g} %" if channel.missing_share else "-",
+            ", ".join(channel.remarks()),
+        ]
+        for channel in account.channels
+    ]
+    lines = aligned([head, *rows], right=(3, 4, 5, 6))
+    if any(channel.missing_share for channel in account.channels):
+        lines.append("missing values are masked: the loss and the scores leave them out")
+    return lines
+
+
+def _time(account: "Account") -> Iterator[str]:
+    from convlstm_wx.data.account import count
+
+    each = f", one each {account.step}" if account.step else ""
+    calendar = f", calendar {account.calendar}" if account.calendar else ""
+    yield f"{count(account.steps, 'time')}{each}, from {account.period[0]} to {account.period[1]}{calendar}"
+    if account.duplicate_times:
+        yield f"{count(account.duplicate_times, 'time')} twice or more; the first of each is shown above"
+    if account.unsorted_times:
+        yield f"{count(account.unsorted_times, 'time')} earlier than the one before; sorted above"
+    if account.irregular_steps:
+        yield f"{count(account.irregular_steps, 'time')} closer to the one before than {account.step}"
+    lost = sum(gap.missing_steps for gap in account.gaps)
+    if not account.gaps:
+        yield "no gaps"
+        return
+    yield f"{count(len(account.gaps), 'gap')}, {count(lost, 'step')} missing in all:"
+    yield from (_INDENT + gap.line() for gap in account.gaps[:_MOST_GAPS_LISTED])
+    if len(account.gaps) > _MOST_GAPS_LISTED:
+        yield f"{_INDENT}and {len(account.gaps) - _MOST_GAPS_LISTED} more"
+
+
+def _windows(inputs: "TrainingInputs", roles: "list[RolePlan]") -> Iterator[str]:
+    from convlstm_wx.data.account import aligned
+    from convlstm_wx.data.reading import describe_step
+
+    spec = inputs.spec
+    yield f"targets     {', '.join(channel.name for channel in spec.targets)}"
+    last = describe_step(spec.step * spec.lead_steps)
+    yield (
+        f"one window: {spec.input_steps} times in, {spec.lead_steps} to forecast "
+        f"(+{describe_step(spec.step)} to +{last})"
+    )
+    rows = [[r.role, f"{r.first} to {r.last}", f"{r.windows:,} windows", _costs(r)] for r in roles]
+    yield from aligned(rows, right=(2,))
+    yield f"split {spec.split.method}; {spec.split.embargo_steps} steps left out between the parts"
+
+
+def _costs(role: "RolePlan") -> str:
+    lost = [(role.lost_to_gaps, "gaps"), (role.lost_to_missing, "missing values")]
+    told = [f"{number:,} lost to {cause}" for number, cause in lost if number]
+    return ", ".join(told)
+
+
+def _memory(plan: "Plan", config: TrainConfig) -> Iterator[str]:
+    from convlstm_wx.data.account import aligned
+    from convlstm_wx.files import describe_bytes
+
+    budget = describe_bytes(plan.budget_bytes)
+    data = f"{describe_bytes(plan.data_bytes)} in memory, as it fits the budget of {budget}"
+    if not plan.in_memory:
+        data = f"{plan.stored}, which training reads too: the budget is {budget}"
+    yield from aligned(
+        [
+            ["data", data],
+            ["network", f"{describe_bytes(plan.probe.network_bytes)} for {plan.parameters:,} parameters in training"],
+            ["a batch", f"about {describe_bytes(plan.probe.batch_bytes)} for {plan.probe.windows} windows"],
+            ["device", f"{describe_bytes(plan.device_bytes)} to use: {_batch_advice(plan, config)}"],
+        ]
+    )
+
+
+def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
+    size = plan.batch_size
+    if plan.largest_batch_size >= size:
+        return f"--batch-size {size} fits; so would up to {plan.largest_batch_size}"
+    smaller = max(1, plan.largest_batch_size)
+    steps = -(-size // smaller) * config.gradient_accumulation_steps
+    return f"--batch-size {size} is tight; --batch-size {smaller} --gradient-accumulation-steps {steps} learns the same"
+
+
+def _batch(plan: "Plan") -> Iterator[str]:
+    probed = plan.probe
+    yield (
+        f"{probed.windows} windows through the network and back, {probed.lead_steps} lead steps: "
+        f"{probed.seconds:.2g} s, loss {probed.loss:.3g} (untrained)"
+    )
+    yield f"so an epoch takes about {_duration(plan.epoch_seconds)}, validation included"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def last_line(findings: Findings, config: TrainConfig) -> str:
+    """Ready, and how to train; or not, and why."""
+    return f"not ready: {findings.problem}" if findings.problem else f"ready: {_command(config)}"
+
+
+def _command(config: TrainConfig) -> str:
+    """How to train with these settings: those that differ from the defaults."""
+    words = ["python", "train_convlstm.py"]
+    for entry in fields(TrainConfig):
+        value = getattr(config, entry.name)
+        if entry.name in OUTPUT_SETTINGS or value == entry.default:
+            continue
+        words += _as_words(as_flag(entry.name), value, entry.metadata["shape"])
+    return shlex.join(words)
+
+
+def _as_words(flag: str, value: Any, shape: str) -> list[str]:
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if shape == "boxes":
+        return [word for box in value for word in (flag, *(f"{number:.15g}" for number in box))]
+    values = value if isinstance(value, tuple) else (value,)
+    return [flag, *(f"{number:.15g}" if isinstance(number, float) else str(number) for number in values)]
+
+
+def as_dict(findings: Findings, config: TrainConfig) -> dict[str, Any]:
+    """The same for programs."""
+    from convlstm_wx.data.account import finite_or_none
+
+    inputs = findings.inputs
+    found = {
+        "ready": not findings.problem,
+        "problem": findings.problem or None,
+        "command": None if findings.problem else _command(config),
+        "account": None if findings.account is None else findings.account.to_dict(),
+        "split": None if inputs is None else inputs.spec.split.to_dict(),
+        "windows": None if findings.roles is None else [vars(role) for role in findings.roles],
+        "notes": [] if inputs is None else list(inputs.notes),
+        "plan": None if findings.plan is None else findings.plan.to_dict(),
+    }
+    return finite_or_none(found)

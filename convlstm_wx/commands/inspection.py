@@ -1,0 +1,128 @@
+"""inspect: what a file holds, and whether and how it can be trained with, before anything is written."""
+
+import argparse
+import json
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convlstm_wx.commands.findings import OUTPUT_SETTINGS, Findings, as_dict, last_line, told
+from convlstm_wx.commands.options import DONE, add_command, add_settings, one_line, training_config
+from convlstm_wx.config import TrainConfig
+from convlstm_wx.errors import ConvlstmWxError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from convlstm_wx.conventions import Channel
+    from convlstm_wx.data.account import Account
+    from convlstm_wx.device import DevicePolicy
+
+log = logging.getLogger(__name__)
+
+NOT_READY = 2
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = add_command(subparsers, "inspect", run, "See what a file holds, and whether it can be trained with.")
+    add_settings(command, without=OUTPUT_SETTINGS)
+    output = command.add_argument_group("Output")
+    output.add_argument("--json", metavar="FILE", help="the same for programs; - prints it, and nothing else")
+    output.add_argument("--plot", metavar="FOLDER", help="draw a map and a time series of each variable")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read all, try one batch, tell; nothing is written but what is asked for."""
+    from convlstm_wx.files import check_can_make, write_text
+
+    config = training_config(options)
+    if options.json == "-":
+        logging.getLogger("convlstm_wx").setLevel(logging.ERROR)
+    if options.json not in (None, "-"):
+        check_can_make(Path(options.json).parent)
+    if options.plot:
+        check_can_make(Path(options.plot))
+    findings = _find_out(config)
+    for line in told(findings, config):
+        log.info(line)
+    if options.plot:
+        _draw(Path(options.plot), config, findings)
+    log.info(last_line(findings, config))
+    if options.json:
+        text = json.dumps(as_dict(findings, config), indent=2, allow_nan=False) + "\n"
+        print(text, end="") if options.json == "-" else write_text(Path(options.json), text)
+    return NOT_READY if findings.problem else DONE
+
+
+# Finding out
+
+
+def _find_out(config: TrainConfig) -> Findings:
+    """As far as it goes: the data as training gets them, else a look at the file alone."""
+    from convlstm_wx.data.inputs import prepare_training
+    from convlstm_wx.device import choose_device
+
+    findings = Findings()
+    try:
+        policy = choose_device(config.device, use_amp=config.use_amp)  # first: reading may take long
+        findings.inputs = prepare_training(config)
+        findings.account = findings.inputs.account
+        _try_training(findings, config, policy)
+    except ConvlstmWxError as error:
+        findings.problem = one_line(str(error))
+        if findings.account is None:
+            findings.account = _account_alone(config)
+    return findings
+
+
+def _try_training(findings: Findings, config: TrainConfig, policy: "DevicePolicy") -> None:
+    """Windows, network and one batch."""
+    from convlstm_wx.distributed import joined
+    from convlstm_wx.training.loop import Run
+    from convlstm_wx.training.plan import make_plan, role_plans
+    from convlstm_wx.training.probe import probe
+
+    assert findings.inputs is not None
+    findings.roles = role_plans(findings.inputs)
+    with joined() as processes:
+        training = Run(config, findings.inputs, policy, Path(config.output_dir or ""), processes)
+        findings.plan = make_plan(training, findings.inputs, probe(training, repeats=2))
+        policy.free_memory()
+
+
+def _account_alone(config: TrainConfig) -> "Account | None":
+    """What the file holds, although it cannot be trained with; None if it cannot even be read.
+
+    Where there is no such region, variable or level in it, the account is of all that is.
+    """
+    from convlstm_wx.data.quality import check
+
+    for settings in (config, replace(config, target_region=None, variables=(), levels=())):
+        with suppress(ConvlstmWxError):
+            return check(*_open(settings))
+    return None
+
+
+def _open(config: TrainConfig) -> "tuple[xr.Dataset, tuple[Channel, ...]]":
+    """The target region, duplicate and unsorted times mended, and the channels to look at."""
+    from convlstm_wx.data.channels import choose_channels
+    from convlstm_wx.data.reading import open_dataset
+    from convlstm_wx.data.regions import Region, select_region
+
+    dataset = open_dataset(config.data, mend=True)
+    box = None if config.target_region is None else Region(*config.target_region)
+    return select_region(dataset, box), choose_channels(dataset, config.variables, config.levels)
+
+
+def _draw(folder: Path, config: TrainConfig, findings: Findings) -> None:
+    from convlstm_wx.report import survey
+
+    try:
+        figures = survey.draw_all(folder, *_open(config))
+    except ConvlstmWxError as error:
+        findings.problem = findings.problem or one_line(str(error))
+        return
+    log.info("figures: %d in %s", len(figures), folder)

@@ -1,0 +1,141 @@
+"""prepare: a cleaned copy of a record, with an account of what was changed."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from convlstm_wx.commands.options import DONE, add_command, positive
+from convlstm_wx.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = add_command(subparsers, "prepare", run, "Clean a record into a file that is ready for training.")
+    command.add_argument(
+        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or Zarr stores"
+    )
+    command.add_argument("--output", metavar="FILE", required=True, help="clean.nc or clean.zarr")
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    part = command.add_argument_group("Which part")
+    add_part(part)
+    changes = command.add_argument_group("What is done, in this order")
+    changes.add_argument("--units", metavar="VAR=UNIT", nargs="+", default=[], help="such as tp=mm t2m=degC")
+    changes.add_argument(
+        "--bounds",
+        metavar="VAR=LOW:HIGH",
+        nargs="+",
+        default=[],
+        help="in the output's units, one side may be empty; values outside become missing "
+        "(default: the plausible range of variables that are recognised)",
+    )
+    changes.add_argument(
+        "--keep-implausible", action="store_true", help="no bounds but those given; infinite values still go"
+    )
+    changes.add_argument(
+        "--coarsen", metavar="N", type=positive, default=1, help="mean over N x N points, weighted by area (default: 1)"
+    )
+    changes.add_argument(
+        "--fill-time",
+        metavar="N",
+        type=positive,
+        default=0,
+        help="fill gaps of at most N steps on a line between the observed values (default: off)",
+    )
+    changes.add_argument(
+        "--fill-space",
+        metavar="N",
+        type=positive,
+        default=0,
+        help="fill up to N points inwards with the mean of neighbours (default: off)",
+    )
+    command.add_argument(
+        "--dask-scheduler", metavar="ADDRESS", help="run on this dask cluster, such as tcp://10.0.0.1:8786"
+    )
+
+
+def add_part(group: Any) -> None:
+    """Options that choose variables, levels, a box and a period."""
+    group.add_argument("--variables", metavar="NAME", nargs="+", default=[], help="(default: all)")
+    group.add_argument("--levels", metavar="HPA", type=float, nargs="+", default=[], help="(default: all)")
+    group.add_argument(
+        "--region",
+        metavar=("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX"),
+        type=float,
+        nargs=4,
+        help="degrees, edges included (default: all)",
+    )
+    group.add_argument("--start", metavar="TIME", help="such as 2008, 2008-07 or 2008-07-01T12 (default: the first)")
+    group.add_argument("--end", metavar="TIME", help="included: 2008-07 is all of July (default: the last)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Clean the data into the output."""
+    from convlstm_wx.data.regions import Region
+    from convlstm_wx.preparing.cleaning import Rules
+    from convlstm_wx.preparing.gridfiles import check_output
+    from convlstm_wx.preparing.prepare import Request, prepare
+
+    output = Path(options.output)
+    _refuse_input(output, options.data)
+    check_output(output, overwrite=options.overwrite)
+    rules = Rules(
+        coarsen=options.coarsen,
+        units=parse_pairs("--units", options.units),
+        bounds={name: _bounds(name, text) for name, text in parse_pairs("--bounds", options.bounds).items()},
+        keep_implausible=options.keep_implausible,
+        fill_time=options.fill_time,
+        fill_space=options.fill_space,
+    )
+    request = Request(
+        paths=tuple(options.data),
+        variables=tuple(options.variables),
+        levels=tuple(options.levels),
+        region=Region(*options.region) if options.region else None,
+        start=options.start,
+        end=options.end,
+        rules=rules,
+    )
+    for line in prepare(request, output, scheduler=options.dask_scheduler):
+        log.info(line)
+    log.info("next: convlstm-wx train --data %s", output)
+    return DONE
+
+
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=TEXT as a dictionary.
+
+    Raises:
+        ConfigError: for a text without =, or a name that is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise ConfigError(f"{option} {text}: write NAME=VALUE, such as t2m=degC or t2m=-60:60")
+        if name in pairs:
+            raise ConfigError(f"{option}: '{name}' is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _bounds(name: str, text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        if not colon or text == ":":
+            raise ValueError(text)
+        return float(low or "-inf"), float(high or "inf")
+    except ValueError:
+        raise ConfigError(
+            f"--bounds {name}={text}: write LOW:HIGH, or LOW: or :HIGH, in the units of the output"
+        ) from None
+
+
+def _refuse_input(output: Path, inputs: Sequence[str]) -> None:
+    files = [file for entry in inputs for file in glob(entry, recursive=True) or [entry]]
+    if any(output.resolve() == Path(file).resolve() for file in files):
+        raise ConfigError(f"--output {output}: is an input of this command; choose another name")
