@@ -58,8 +58,8 @@ class TrainConfig:
     cache_dir: str | None = _option(
         None, "Data", "folder of the data cache, which later runs use again (default: .convlstm_wx_cache)"
     )
-    num_workers: int = _option(
-        1, "Data", "threads that gather batches ahead; 0 gathers when they are needed", kind=int, low=0
+    num_workers: int | None = _option(
+        None, "Data", "threads that gather batches ahead (default: 1 beside a GPU, 0 on a CPU)", kind=int, low=0
     )
 
     target_region: Box | None = _option(

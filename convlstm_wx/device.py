@@ -28,6 +28,7 @@ class DevicePolicy:
         use_grad_scaler: float16 needs scaled gradients, bfloat16 does not.
         pin_memory: only CUDA may copy from pinned memory without waiting; MPS corrupts such copies
             (pytorch#139550).
+        gathering_threads: that gather batches ahead; on a CPU they would only take turns with the network.
         channels_last: memory layout of network and batches; on MPS its backward is 30 times slower (pytorch#193349).
         fused_optimizer: AdamW as one kernel.
         reasons: one line for each choice.
@@ -37,6 +38,7 @@ class DevicePolicy:
     amp_dtype: torch.dtype | None
     use_grad_scaler: bool
     pin_memory: bool
+    gathering_threads: int
     channels_last: bool
     fused_optimizer: bool
     reasons: tuple[str, ...]
@@ -132,6 +134,7 @@ def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
         amp_dtype=dtype,
         use_grad_scaler=dtype is torch.float16,
         pin_memory=True,
+        gathering_threads=1,
         channels_last=True,
         fused_optimizer=True,
         reasons=(
@@ -159,6 +162,7 @@ def _mps(use_amp: bool, why: str, *, several: bool) -> DevicePolicy:
         amp_dtype=torch.bfloat16 if use_amp else None,
         use_grad_scaler=False,
         pin_memory=False,
+        gathering_threads=1,
         channels_last=False,
         fused_optimizer=False,
         reasons=(
@@ -183,6 +187,7 @@ def _cpu(use_amp: bool, why: str) -> DevicePolicy:
         amp_dtype=dtype,
         use_grad_scaler=False,
         pin_memory=False,
+        gathering_threads=0,
         channels_last=True,
         fused_optimizer=True,
         reasons=(f"CPU, {torch.get_num_threads()} threads ({why})", precision),

@@ -38,14 +38,14 @@ def path(tmp_path):
 def test_data_within_the_budget_leave_no_cache(path, tmp_path):
     inputs = prepared(path, tmp_path, memory_budget=1.0)
     assert isinstance(inputs.sources.target.values_NCHW, np.ndarray)
-    assert inputs.stored == "0 MB in memory"
+    assert inputs.stored == "98 kB in memory"
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_second_run_uses_the_cache_of_the_first_without_reading_the_file(path, tmp_path, monkeypatch):
     first = prepared(path, tmp_path)
     assert len(caches(tmp_path)) == 1
-    monkeypatch.setattr("convlstm_wx.data.inputs.read_pieces", lambda *a, **k: pytest.fail("read again"))
+    monkeypatch.setattr("convlstm_wx.data.regional.read_pieces", lambda *a, **k: pytest.fail("read again"))
     second = prepared(path, tmp_path)
     numbers = np.arange(5)
     a, b = first.windows(TRAIN).gather(numbers), second.windows(TRAIN).gather(numbers)

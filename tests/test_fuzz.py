@@ -260,7 +260,7 @@ def rain_in_furlongs(_rng: random.Random, case: Case) -> Case:
 
 
 def truncated(rng: random.Random, case: Case) -> Case:
-    share = rng.choice([0.0, 0.001, 0.1, 0.5, 0.9])
+    share = rng.choice([0.0, 0.001, 0.1, 0.5, 0.9, 0.99])
 
     def cut(path: Path) -> None:
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])

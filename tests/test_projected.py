@@ -13,7 +13,8 @@ import xarray as xr
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.inputs import prepare_training
 from convlstm_wx.data.reading import is_projected, open_dataset, open_forecast
-from convlstm_wx.data.regions import Grid, Region, choose_upstream, row_weights, select_region
+from convlstm_wx.data.regions import Grid, Region, row_weights, select_region
+from convlstm_wx.data.upstream import choose_upstream
 from convlstm_wx.errors import DataError
 from convlstm_wx.forecast.writing import to_dataset, write_forecast
 from convlstm_wx.report import plots

@@ -3,7 +3,8 @@ import pytest
 import xarray as xr
 
 from convlstm_wx.data.reading import open_dataset
-from convlstm_wx.data.regions import Grid, Region, area_weights, choose_upstream, select_region
+from convlstm_wx.data.regions import Grid, Region, area_weights, select_region
+from convlstm_wx.data.upstream import choose_upstream
 from convlstm_wx.errors import ConfigError, DataError
 
 TIMES = np.datetime64("2001-01-01", "ns") + np.arange(4) * np.timedelta64(1, "D")

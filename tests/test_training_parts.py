@@ -86,7 +86,7 @@ def a_learner(*, dtype: torch.dtype = torch.float64, **changes) -> Learner:
         "target_indices": [0, 1],
         "target_mask_indices": [-1, -1],
         "mask_channels": 0,
-        "forcing_channels": 1,
+        "forcing_channels": 5,
         "upstream_channels": [],
         "increment_scale": [1.0, 1.0],
         "hidden_channels": [3, 4],
@@ -117,10 +117,11 @@ def batches_of(sizes: list[int], dtype: torch.dtype = torch.float64) -> list[Ten
     def field(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=shape)).to(dtype)
 
-    x, forcing, y = field(total, 3, 2, 5, 6), field(total, 5, 1, 5, 6), field(total, 2, 2, 5, 6)
+    x, clock, y = field(total, 3, 2, 5, 6), field(total, 5, 7), field(total, 2, 2, 5, 6)
+    places = [field(3, 5, 6)]
     valid = (field(total, 2, 2, 5, 6) > torch.linspace(-2, 1, total)[:, None, None, None, None]).to(dtype)
-    cut = zip(*(torch.split(t, sizes) for t in (x, forcing, y, valid)))
-    return [TensorBatch(x, f, [], y, v) for x, f, y, v in cut]
+    cut = zip(*(torch.split(t, sizes) for t in (x, clock, y, valid)))
+    return [TensorBatch(x, c, places, [], y, v) for x, c, y, v in cut]
 
 
 def test_four_micro_batches_of_two_teach_the_same_as_one_batch_of_eight():

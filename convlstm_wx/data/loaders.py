@@ -14,37 +14,49 @@ from convlstm_wx.data.windows import Batch, Windows
 
 
 class TensorBatch(NamedTuple):
-    """What a network is fed with; all float32.
+    """What a network is fed with; all float32 and on its device.
 
-    x_BTCHW, y_BLDHW and valid_BLDHW are those of :class:`~convlstm_wx.data.windows.Batch`; forcing_BSFHW is at input
-    and lead times; each upstream region has [B, T, C + M + F, H, W], its own forcings last.
+    x_BTCHW, clock_BSG, y_BLDHW and valid_BLDHW are those of :class:`~convlstm_wx.data.windows.Batch`; places has the
+    place fields of the target and of each upstream region, upstream_fields the values and masks of the latter.
     """
 
     x_BTCHW: Tensor
-    forcing_BSFHW: Tensor
-    upstream: list[Tensor]
+    clock_BSG: Tensor
+    places: list[Tensor]
+    upstream_fields: list[Tensor]
     y_BLDHW: Tensor
     valid_BLDHW: Tensor
 
+    @property
+    def forcing_BSFHW(self) -> Tensor:
+        """The target region's forcings at input and lead times."""
+        return forcing_fields(self.clock_BSG, self.places[0])
+
+    @property
+    def upstream(self) -> list[Tensor]:
+        """Each upstream region's input [B, T, C + M + F, H, W], its own forcings last."""
+        past_BTG = self.clock_BSG[:, : self.x_BTCHW.shape[1]]
+        return [
+            torch.cat([fields, forcing_fields(past_BTG, places)], dim=2)
+            for fields, places in zip(self.upstream_fields, self.places[1:])
+        ]
+
 
 class _Feed:
-    """Moves batches to a device and makes the forcings there."""
+    """Moves batches to a device."""
 
     def __init__(self, windows: Windows, device: torch.device, *, pin_memory: bool):
-        self.input_steps, self.device, self.pin_memory = windows.input_steps, device, pin_memory
+        self.device, self.pin_memory = device, pin_memory
         regions = (windows.target, *windows.upstream)
         self.places = [torch.from_numpy(region.forcings.places).to(device) for region in regions]
 
     def __call__(self, batch: Batch) -> TensorBatch:
-        clock_BSG, y = self._move(batch.clock_BSG), self._move(batch.y_BLDHW)
-        past_BTG = clock_BSG[:, : self.input_steps]
+        y = self._move(batch.y_BLDHW)
         return TensorBatch(
             self._move(batch.x_BTCHW),
-            forcing_fields(clock_BSG, self.places[0]),
-            [
-                torch.cat([self._move(u), forcing_fields(past_BTG, places)], dim=2)
-                for u, places in zip(batch.upstream, self.places[1:])
-            ],
+            self._move(batch.clock_BSG),
+            self.places,
+            [self._move(fields) for fields in batch.upstream],
             y,
             torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW),
         )
@@ -81,12 +93,12 @@ def load_batches(
     batches: Sequence[np.ndarray],
     device: torch.device,
     *,
-    num_workers: int = 1,
+    num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[TensorBatch]:
     """The given batches of window numbers, in order, on the device.
 
-    Threads gather the next batches while the network works on one: copying arrays and reading files needs no
+    Threads, if any, gather the next batches while the network works on one: copying arrays and reading files needs no
     interpreter, so processes would only add copies.
     """
     feed = _Feed(windows, device, pin_memory=pin_memory)

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 import xarray as xr
 
+from convlstm_wx.data.classic import missing_bytes
 from convlstm_wx.errors import DataError
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -177,11 +178,24 @@ def _check_path(path: Path) -> None:
     if not path.exists():
         raise DataError(f"{path}: no such file")
     if not path.is_dir():
+        _check_whole(path)
         return
     if not any((path / mark).exists() for mark in _ZARR_MARKS):
         raise DataError(f"{path}: is a folder without a Zarr store; give NetCDF files, or a pattern: '{path}/*.nc'")
     if find_spec("zarr") is None:
         raise DataError(f"{path}: is a Zarr store and needs zarr, not installed: pip install 'convlstm_wx[zarr]'")
+
+
+def _check_whole(path: Path) -> None:
+    """The NetCDF library itself reads zeros beyond the end of a classic file."""
+    try:
+        lost = missing_bytes(path)
+    except OSError:
+        return  # that it cannot be read is told when it is opened
+    except ValueError as error:
+        raise DataError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+    if lost:
+        raise DataError(f"{path}: damaged or cut short (the last {lost:,} bytes are missing); fetch it again")
 
 
 def _storage_options(scheme: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.channels import flagged_channels
 from convlstm_wx.data.flags import flag_name
-from convlstm_wx.data.store import FEWEST_SLICE_BYTES, SLICE_BYTES, time_slices
+from convlstm_wx.data.store import SLICE_BYTES, time_slices
 from convlstm_wx.errors import DataError
 
 
@@ -43,7 +43,7 @@ def read_pieces(
     shape = (len(times), len(channels), dataset.sizes["lat"], dataset.sizes["lon"])
     flagged = flagged_channels(dataset, channels)
     at = positions(dataset["time"].values, times)
-    slices = list(time_slices(shape, max(most_bytes, FEWEST_SLICE_BYTES)))
+    slices = list(time_slices(shape, most_bytes))
     for piece in tqdm(slices, desc=label, unit="piece", leave=False, disable=None if len(slices) > 1 else True):
         values = np.full((piece.stop - piece.start, *shape[1:]), np.nan, np.float32)
         filled = np.zeros((len(values), len(flagged), *shape[2:]), bool)

@@ -15,7 +15,6 @@ from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
 
 SLICE_BYTES = 256 * 2**20
-FEWEST_SLICE_BYTES = 2**20
 
 
 def memory_budget_bytes(gigabytes: float | None) -> int:

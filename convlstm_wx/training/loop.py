@@ -201,11 +201,12 @@ class Run:
 
     def load(self, windows: Windows, batches: list[np.ndarray]) -> Iterator[TensorBatch]:
         """Batches of window numbers, on the device."""
+        asked = self.config.num_workers
         return load_batches(
             windows,
             batches,
             self.policy.device,
-            num_workers=self.config.num_workers,
+            num_workers=self.policy.gathering_threads if asked is None else asked,
             pin_memory=self.policy.pin_memory,
         )
 

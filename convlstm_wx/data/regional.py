@@ -1,0 +1,248 @@
+"""One region's data on the way from files to normalised arrays: in memory, or through the data cache.
+
+Shapes: N times, C channels, M channels with masks or flags, H lat, W lon.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx.conventions import Channel
+from convlstm_wx.data.account import Account
+from convlstm_wx.data.cache import Cache, open_array, read_entries, write_entries
+from convlstm_wx.data.channels import flagged_channels, static_fields, static_names
+from convlstm_wx.data.forcings import Forcings
+from convlstm_wx.data.normalise import Statistics, StatisticsFit
+from convlstm_wx.data.pieces import positions, read_pieces
+from convlstm_wx.data.quality import Survey
+from convlstm_wx.data.reading import source_of, time_step
+from convlstm_wx.data.regions import Grid, Region
+from convlstm_wx.data.spec import Attributes, RegionSpec
+from convlstm_wx.data.store import SLICE_BYTES, Array, allocate_in_file, time_slices
+from convlstm_wx.data.windows import Source
+from convlstm_wx.errors import DataError
+
+KEPT_ATTRIBUTES = ("units", "long_name", "standard_name", "cell_methods")
+FILE_SLICE_BYTES = 64 * 2**20  # of a record that is not kept in memory
+BUDGET_SHARE = 8  # a slice of it is at most this part of the budget
+FEWEST_SLICE_BYTES = 16 * 2**20  # what is written in small pieces is slower to read, even from the system's own memory
+
+TARGET = "target region"
+
+Allocate = Callable[[str, Any, Sequence[int]], Array]
+Look = Callable[[slice, np.ndarray, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class RegionInput:
+    """One region's data on the way in.
+
+    Attributes:
+        role: "target", or "upstream region" or "upstream data" with which one.
+        box, files: of :class:`~convlstm_wx.data.spec.RegionSpec`.
+        paths: the files behind the data, for the key of a cache.
+        data: canonical, cut to the box.
+        channels: those to read.
+    """
+
+    role: str
+    box: Region | None
+    files: tuple[str, ...]
+    paths: tuple[str, ...]
+    data: xr.Dataset
+    channels: tuple[Channel, ...]
+
+    def shape(self, times: np.ndarray) -> tuple[int, int, int, int]:
+        """N, C, H, W."""
+        return len(times), len(self.channels), self.data.sizes["lat"], self.data.sizes["lon"]
+
+    def nbytes(self, times: np.ndarray) -> int:
+        """Size of the array of its values."""
+        return 4 * int(np.prod(self.shape(times)))
+
+    @property
+    def attributes(self) -> Attributes:
+        """Units and names of each variable."""
+        return {name: _kept_attributes(self.data[name]) for name in dict.fromkeys(c.variable for c in self.channels)}
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What is wrong with these data names them."""
+        try:
+            yield
+        except DataError as error:
+            role = "" if self.role == TARGET else f", {self.role}"
+            raise DataError(f"{source_of(self.data)}{role}: {error}") from error
+
+
+def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
+    kept = {name: str(field.attrs[name]) for name in KEPT_ATTRIBUTES if name in field.attrs}
+    return {"units": "1"} | kept
+
+
+def prepare(
+    each: RegionInput, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    """One region read, checked and normalised; or taken from its cache."""
+    if folder is None:
+        return _build(each, times, training_N, _in_memory, SLICE_BYTES)
+    depends_on = {
+        "channels": [channel.name for channel in each.channels],
+        "attributes": each.attributes,
+        "times": times,
+        "training": training_N,
+        "grid": [each.data["lat"].values.tolist(), each.data["lon"].values.tolist()],
+        "static": static_fields(each.data),
+    }
+    cache = Cache(folder, each.paths, depends_on)
+    if not cache.exists():
+        with cache.building() as unfinished:
+            made = _build(each, times, training_N, _in_folder(unfinished), _slice_bytes(budget))
+            region, source, complete, account = made
+            statistics = {f"statistics.{name}": value for name, value in region.statistics.to_dict().items()}
+            entries = {"complete": complete, "account": account.to_dict(), "masks": source.observed_NMHW.shape[1]}
+            write_entries(unfinished, statistics | entries)
+    return _from_cache(cache.path, each, times)
+
+
+def _from_cache(folder: Path, each: RegionInput, times: np.ndarray) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    entries = read_entries(folder)
+    shape = each.shape(times)
+    named = {name.removeprefix("statistics."): value for name, value in entries.items() if "." in name}
+    statistics = Statistics.from_dict(named)
+    source = Source(
+        open_array(folder, "values", np.float32, shape),
+        open_array(folder, "observed", bool, (shape[0], entries["masks"], *shape[2:])),
+        _forcings(each.data),
+    )
+    return _region(each, statistics), source, entries["complete"], Account.from_dict(entries["account"])
+
+
+def _slice_bytes(budget: int) -> int:
+    return min(FILE_SLICE_BYTES, max(FEWEST_SLICE_BYTES, budget // BUDGET_SHARE))
+
+
+def _in_memory(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
+    return np.empty(tuple(shape), dtype)
+
+
+def _in_folder(folder: Path) -> Allocate:
+    """Files of a cache; the flags of filled values go into the masks and are not kept themselves."""
+
+    def allocate(name: str, dtype: Any, shape: Sequence[int]) -> Array:
+        return allocate_in_file(None if name == "filled" else folder / f"{name}.bin", dtype, shape, folder)
+
+    return allocate
+
+
+def _nameless(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
+    return allocate_in_file(None, dtype, shape)
+
+
+def _build(
+    each: RegionInput, times: np.ndarray, training_N: np.ndarray, allocate: Allocate, most_bytes: int
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+    """One pass over the files for the check, the statistics and the array; a second over the array to normalise it."""
+    data, channels = each.data, each.channels
+    attributes = [each.attributes[channel.variable] for channel in channels]
+    there_N = positions(data["time"].values, times) >= 0
+    survey = Survey(data.isel(time=np.isin(data["time"].values, times)), channels)
+    with each.named():
+        trained_N = training_N & there_N
+        fit = StatisticsFit(each.shape(times)[1:], times, trained_N, channels, attributes, time_step(times))
+
+        def look(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
+            for index in range(len(channels)):
+                survey.add(index, block[there_N[piece], index])
+            fit.add(piece, _observed_only(block, flags, channels, flagged_channels(data, channels)))
+
+        arrays = _read(each, times, allocate, most_bytes, look)
+        account = survey.account()
+        if account.problems():
+            raise DataError("; ".join(account.problems()))
+        statistics = fit.statistics()
+        if each.role != TARGET and fit.constant_C.all():
+            names = ", ".join(channel.name for channel in channels)
+            raise DataError(f"all it holds ({names}) is constant in training, so it would be silently inactive")
+    source, complete = _normalise(each, arrays, times, statistics, allocate, most_bytes)
+    return _region(each, statistics), source, complete, account
+
+
+def from_checkpoint(
+    each: RegionInput, statistics: Statistics, times: np.ndarray, budget: int | None
+) -> tuple[Source, np.ndarray]:
+    """One region read and normalised with known statistics; with a budget, in a file that goes with the process."""
+    allocate, most_bytes = (_in_memory, SLICE_BYTES) if budget is None else (_nameless, _slice_bytes(budget))
+    with each.named():
+        arrays = _read(each, times, allocate, most_bytes)
+    return _normalise(each, arrays, times, statistics, allocate, most_bytes)
+
+
+def _read(
+    each: RegionInput, times: np.ndarray, allocate: Allocate, most_bytes: int, look: Look | None = None
+) -> tuple[Array, Array]:
+    """Values [N, C, H, W] with missing and infinite as NaN, and which are filled [N, M, H, W]; look sees each piece."""
+    shape = each.shape(times)
+    values = allocate("values", np.float32, shape)
+    filled = allocate("filled", bool, (shape[0], len(flagged_channels(each.data, each.channels)), *shape[2:]))
+    for piece, block, flags in read_pieces(each.data, each.channels, times, most_bytes=most_bytes):
+        if look:
+            look(piece, block, flags)
+        block[~np.isfinite(block)] = np.nan
+        values[piece], filled[piece] = block, flags
+    return values, filled
+
+
+def _observed_only(
+    values_NCHW: np.ndarray, filled_NMHW: np.ndarray, channels: Sequence[Channel], flagged: Sequence[Channel]
+) -> np.ndarray:
+    """Without what was filled and what is infinite: the array itself, or a copy."""
+    infinite = np.isinf(values_NCHW)
+    if not (filled_NMHW.any() or infinite.any()):
+        return values_NCHW
+    values = np.where(infinite, np.nan, values_NCHW)
+    for place, channel in enumerate(flagged):
+        values[:, channels.index(channel)][filled_NMHW[:, place]] = np.nan
+    return values
+
+
+def _region(each: RegionInput, statistics: Statistics) -> RegionSpec:
+    grid = Grid.from_dataset(each.data)
+    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.data), each.attributes)
+
+
+def _forcings(data: xr.Dataset) -> Forcings:
+    return Forcings(Grid.from_dataset(data), static_fields(data))
+
+
+def _normalise(
+    each: RegionInput,
+    arrays: tuple[Array, Array],
+    times: np.ndarray,
+    statistics: Statistics,
+    allocate: Allocate,
+    most_bytes: int,
+) -> tuple[Source, np.ndarray]:
+    """In place; missing becomes 0, beside a mask where training had gaps, else an incomplete time."""
+    values_NCHW, filled_NMHW = arrays
+    gaps = statistics.gaps_C
+    observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
+    complete = np.empty(len(times), bool)
+    flagged = flagged_channels(each.data, each.channels)
+    for piece in time_slices(values_NCHW.shape, most_bytes):
+        values = values_NCHW[piece]
+        statistics.normalise(values, times[piece])
+        known = np.isfinite(values)
+        # A time without any value says nothing, masked channel or not; one that was filled has values.
+        complete[piece] = known[:, ~gaps].all(axis=(1, 2, 3)) & np.all(known.any(axis=(2, 3)), axis=1)
+        values[~known] = 0
+        values_NCHW[piece] = values
+        for place, channel in enumerate(flagged):
+            known[:, each.channels.index(channel)] &= ~filled_NMHW[piece][:, place]
+        observed_NMHW[piece] = known[:, gaps]
+    return Source(values_NCHW, observed_NMHW, _forcings(each.data)), complete

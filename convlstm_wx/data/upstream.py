@@ -1,0 +1,107 @@
+"""Upstream: where the weather of a region comes from."""
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx.conventions import recognise
+from convlstm_wx.data.reading import is_projected, source_of
+from convlstm_wx.data.regions import TOLERANCE_DEG, Region, select_region, spacing
+from convlstm_wx.errors import DataError
+
+STEERING_HPA = 700  # weather systems move roughly with the wind of this level
+_READ_BYTES = 64e6
+
+
+def choose_upstream(ds: xr.Dataset, target: Region, times_mask: np.ndarray) -> tuple[Region, str]:
+    """The region that the weather of the target comes from, and why, in one sentence.
+
+    It has the target's latitudes and reaches from the target's edge to the edge of the file, on the side that the mean
+    zonal wind over the target comes from; west where the file has no zonal wind. In a file around the globe it is as
+    wide as the target.
+
+    Args:
+        ds: the whole file.
+        target: the target region.
+        times_mask: which times may be looked at (those of training).
+
+    Raises:
+        DataError: if the file has no points on that side.
+    """
+    part = select_region(ds, target)
+    wind = _mean_zonal_wind(part, times_mask)
+    if wind is None:
+        side, reason = "west", "the file has no zonal wind, so the weather is taken to come from the west"
+    else:
+        name, speed = wind
+        side = "west" if speed >= 0 else "east"
+        reason = (
+            f"the mean {name} over the target in training is {speed:.1f} m s-1, so the weather comes from the {side}"
+        )
+    upstream = _beside_block(ds, part, side) if is_projected(ds) else _beside_columns(ds, part, side)
+    if upstream is None:
+        raise DataError(
+            f"{source_of(ds)}: no grid points {side} of the target region {target} ({reason}). Choose a smaller "
+            "--target-region, or give an --upstream-region."
+        )
+    return Region(target.lat_min, target.lat_max, *upstream), reason
+
+
+def _beside_columns(ds: xr.Dataset, part: xr.Dataset, side: str) -> tuple[float, float] | None:
+    """First and last longitude of a grid on one side of the target's columns; None where there are none."""
+    columns = _columns_beside(ds["lon"].values, part["lon"].values, side)
+    return (float(columns[0]), float(columns[-1])) if columns.size else None
+
+
+def _beside_block(ds: xr.Dataset, part: xr.Dataset, side: str) -> tuple[float, float] | None:
+    """First and last longitude of a projected grid's points in the target's rows, on one side of its columns."""
+    rows = np.isin(ds["lat"].values, part["lat"].values)
+    lon_HW, target_HW = ds["longitude"].values[rows], part["longitude"].values
+    ascending = lon_HW[:, -1].mean() >= lon_HW[:, 0].mean()
+    before, after = (int(np.argmax(ds["lon"].values == part["lon"].values[end])) for end in (0, -1))
+    beside_HW = lon_HW[:, :before] if (side == "west") == ascending else lon_HW[:, after + 1 :]
+    # Meridians lean over rows and columns: what lies within the target's own longitudes is no border.
+    outside = beside_HW[beside_HW < target_HW.max()] if side == "west" else beside_HW[beside_HW > target_HW.min()]
+    return (float(outside.min()), float(outside.max())) if outside.size else None
+
+
+def _columns_beside(lon: np.ndarray, target: np.ndarray, side: str) -> np.ndarray:
+    """Longitudes on one side of the target, from west to east."""
+    first = int(np.argmin(np.abs(np.mod(lon - target[0] + 180, 360) - 180)))
+    size, width = len(lon), len(target)
+    if 360 - (lon[-1] - lon[0]) > 1.5 * max(spacing(lon), TOLERANCE_DEG):
+        return lon[:first] if side == "west" else lon[first + width :]
+    reach = min(width, size - width)
+    start = first - reach if side == "west" else first + width
+    return lon[np.arange(start, start + reach) % size]
+
+
+def _mean_zonal_wind(part: xr.Dataset, times_mask: np.ndarray) -> tuple[str, float] | None:
+    """(variable, mean speed m s-1) of the wind nearest to the steering level, None if the file has no zonal wind."""
+    winds = {name: field for name, field in part.data_vars.items() if _is_zonal_wind(str(name), field)}
+    if not winds:
+        return None
+    name, field = min(winds.items(), key=lambda item: ("level" not in item[1].dims, str(item[0])))
+    label = f"'{name}'"
+    if "level" in field.dims:
+        field = field.isel(level=int(np.abs(field["level"].values - STEERING_HPA).argmin()))
+        label = f"'{name}' at {float(field['level']):g} hPa"
+    mean = _mean_over(field, times_mask)
+    return None if np.isnan(mean) else (label, mean)
+
+
+def _is_zonal_wind(name: str, field: xr.DataArray) -> bool:
+    known = recognise(name, field.attrs)
+    return known is not None and known.name in ("u", "u10") and "time" in field.dims
+
+
+def _mean_over(field: xr.DataArray, times_mask: np.ndarray) -> float:
+    """Mean of the valid values at the masked times, read in bounded memory."""
+    total, count = 0.0, 0
+    block = max(1, int(_READ_BYTES / (8 * field[0].size)))
+    for start in range(0, field.sizes["time"], block):
+        mask = times_mask[start : start + block]
+        if mask.any():
+            values = field[start : start + block].values[mask]
+            valid = np.isfinite(values)
+            total, count = total + float(values[valid].sum(dtype=np.float64)), count + int(valid.sum())
+    return total / count if count else float("nan")
