@@ -4,6 +4,7 @@ A checkpoint holds tensors and plain types only and is loaded with `weights_only
 runs. It is written to a temporary name, synced and renamed, so that what bears its name is always whole.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ from convlstm_wx.files import library_errors, replacing
 from convlstm_wx.models.build import build
 from convlstm_wx.models.forecaster import EncoderForecaster
 
+log = logging.getLogger(__name__)
+
 FORMAT = "convlstm_wx checkpoint"
+RESUMABLE = ("interrupted.pt", "last.pt", "epoch_[0-9]*.pt", "best.pt")  # of equally far ones the first is taken
 FORMAT_VERSION = 2
 
 
@@ -103,6 +107,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"newer than this version reads ({FORMAT_VERSION}); update convlstm_wx"
         )
     return _from_contents(path, contents)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint that is furthest on in a run's folder, None if there is none; damaged ones are told.
+
+    Raises:
+        CheckpointError: if there are some, and all of them are damaged.
+    """
+    files = [file for pattern in RESUMABLE for file in folder.glob(pattern)]
+    found: dict[Path, int] = {}
+    for file in files:
+        try:
+            found[file] = int(load_checkpoint(file).training["progress"]["global_step"])
+        except CheckpointError as error:
+            log.warning("%s; looking for another", error)
+    if files and not found:
+        raise CheckpointError(f"{folder}: none of its {len(files)} checkpoints is whole; start anew with --overwrite")
+    return max(found, key=found.__getitem__, default=None)
 
 
 def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:

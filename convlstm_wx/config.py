@@ -113,6 +113,9 @@ class TrainConfig:
 
     output_dir: str | None = _option(None, "Output", "folder of the run (default: checkpoints/<name of the data>)")
     checkpoint_frequency: int = _option(5, "Output", "epochs between periodic checkpoints, 0 for none", kind=int, low=0)
+    save_every_minutes: float = _option(
+        15.0, "Output", "minutes between saves of last.pt inside an epoch, 0 for none", kind=float, low=0
+    )
     keep_checkpoints: int = _option(3, "Output", "periodic checkpoints to keep, 0 for all", kind=int, low=0)
 
     def __post_init__(self) -> None:

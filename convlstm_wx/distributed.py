@@ -17,11 +17,13 @@ class Processes:
         rank: 0 .. world_size - 1; rank 0 alone writes and prints.
         world_size: number of processes.
         local_rank: number on this machine; None without torchrun.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int | None = None
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -57,6 +59,7 @@ def joined() -> Iterator[Processes]:
         return
     distributed.init_process_group()
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), *here)
     finally:
         distributed.destroy_process_group()

@@ -21,7 +21,8 @@ def make_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        reason = "it is a file" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise ConfigError(f"{folder}: cannot be written ({reason}); choose another folder") from error
 
 
 def check_can_make(folder: Path) -> None:
@@ -66,6 +67,32 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process, until the block or the process ends.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ConfigError(f"{folder}: another run is writing here; choose another --output-dir") from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def library_errors() -> Iterator[None]:
     """PyTorch and the NetCDF library report a full disk as a RuntimeError; an OSError is what it is."""
     try:
@@ -85,8 +112,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def describe_bytes(size: float) -> str:
-    """A size for people: "1.5 GB", "12 MB", "3 kB"."""
+    """A size for people: "1.5 GB", "12 MB", "3 kB", "70 bytes"."""
     for unit, name in ((2**30, "GB"), (2**20, "MB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
-    return f"{size / 2**10:.0f} kB"
+    return f"{size / 2**10:.0f} kB" if size >= 2**10 else f"{size:.0f} bytes"

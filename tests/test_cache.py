@@ -26,6 +26,13 @@ def caches(folder) -> set[str]:
     return {path.name for path in (folder / "cache").iterdir()}
 
 
+def caches_of_a_run(path, folder) -> str:
+    """The name of the one cache that a run makes."""
+    prepared(path, folder)
+    (name,) = caches(folder)
+    return name
+
+
 def first_value(inputs: TrainingInputs) -> float:
     return float(inputs.windows(TRAIN).gather([0]).x_BTCHW[0, 0, 0, 0, 0])
 
@@ -40,6 +47,12 @@ def test_data_within_the_budget_leave_no_cache(path, tmp_path):
     assert isinstance(inputs.sources.target.values_NCHW, np.ndarray)
     assert inputs.stored == "98 kB in memory"
     assert not (tmp_path / "cache").exists()
+
+
+def test_processes_of_one_machine_share_the_budget(path, tmp_path):
+    config = TrainConfig(data=(str(path),), memory_budget=150e3 / 2**30, cache_dir=str(tmp_path / "cache"))
+    assert prepare_training(config).stored == "98 kB in memory"
+    assert "in the data cache" in prepare_training(config, processes=2).stored
 
 
 def test_a_second_run_uses_the_cache_of_the_first_without_reading_the_file(path, tmp_path, monkeypatch):
@@ -99,6 +112,26 @@ def test_options_that_do_not_touch_the_array_share_a_cache(path, tmp_path):
     prepared(path, tmp_path)
     prepared(path, tmp_path, target_variables=("tp",), batch_size=2)
     assert len(caches(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("given", ["{folder}/*.nc", "file://{folder}/region.nc"])
+def test_a_changed_file_is_read_again_however_it_is_named(path, tmp_path, given):
+    given = given.format(folder=tmp_path)
+    before = prepared(given, tmp_path)
+    changed = region(days=200)
+    changed["t2m"] += 10
+    changed["t2m"].attrs["units"] = "K"
+    os.replace(write(changed, tmp_path / "new.tmp"), path)
+    after = prepared(given, tmp_path)
+    assert after.account.channels[0].mean == pytest.approx(before.account.channels[0].mean + 10)
+
+
+def test_an_unfinished_cache_of_an_earlier_process_of_the_same_number_is_thrown_away(path, tmp_path):
+    name = caches_of_a_run(path, tmp_path)
+    left = tmp_path / "cache" / f"{name}.{socket.gethostname()}.{os.getpid()}.unfinished"
+    (tmp_path / "cache" / name).rename(left)
+    prepared(path, tmp_path)
+    assert caches(tmp_path) == {name}
 
 
 def test_an_unfinished_cache_of_a_dead_process_is_thrown_away_and_a_living_ones_is_left(path, tmp_path):

@@ -17,6 +17,8 @@ import xarray as xr
 
 from convlstm_wx.checkpoint import load_checkpoint
 from convlstm_wx.cli import main
+from convlstm_wx.commands import train
+from convlstm_wx.config import TrainConfig
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -588,3 +590,12 @@ def test_two_processes_teach_the_same_as_one(short, tmp_path):
     for name, weight in a.training["weights"].items():
         torch.testing.assert_close(b.training["weights"][name], weight, rtol=0, atol=1e-5)
     assert losses(a) == [pytest.approx(row, rel=1e-5) for row in losses(b)]
+
+
+def test_what_to_run_next_can_be_pasted(caplog):
+    with caplog.at_level("INFO"):
+        train._say_what_next(Path("my run/best.pt"), TrainConfig(data=("my data.nc",)))
+        train._say_what_next(Path("my run/interrupted.pt"), TrainConfig(data=("my data.nc",)))
+    assert "forecast --checkpoint 'my run/best.pt' --data 'my data.nc'" in caplog.text
+    assert "evaluate --checkpoint 'my run/best.pt' --data 'my data.nc'" in caplog.text
+    assert "--data 'my data.nc' --resume 'my run/interrupted.pt'" in caplog.text

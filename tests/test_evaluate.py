@@ -312,6 +312,14 @@ def test_table_shows_all_systems_units_and_marks_the_best(scored):
     assert max(map(len, lines)) <= 100
 
 
+def test_small_units_do_not_run_into_each_other(scored):
+    tiny = scored.copy()
+    for name in ("rmse", "mae", "bias"):
+        tiny[name] = tiny[name] * 1e-9
+    rows = [line.split() for line in table(tiny).splitlines() if line.lstrip().startswith("+")]
+    assert {len(row) for row in rows} == {9}
+
+
 def test_table_of_many_lead_times_shows_ten_with_the_first_and_the_last(scored):
     many = xr.concat([scored.isel(lead_time=[0])] * 40, "lead_time")
     many = many.assign_coords(lead_time=np.arange(1, 41) * DAY, lead_hours=("lead_time", np.arange(1, 41) * 24.0))

@@ -212,9 +212,10 @@ def test_a_month_is_a_piece_unless_it_is_too_large(arco_store, monkeypatch):
         ({"start": "yesterday"}, "--start yesterday: is not a time"),
         ({"start": "2020-01-30", "variables": "tp"}, "start at 2020-01-30T05:00"),
         ({"start": "2020-01-30T06:30"}, "has one time each 1 h"),
-        ({"region": "52 58 0 9"}, "no grid points in the region"),
+        ({"region": "52 58 0 9"}, "by 10 degrees east. Check --region.\n"),
         ({"region": "50 30 0 9"}, "LAT_MIN LAT_MAX"),
         ({"store": "nowhere"}, "no such Zarr store; known are arco, wb2"),
+        ({"start": "2020-01-30", "variables": "tp", "step": "2h"}, "sums need 1 step before it"),
         ({"output": "regional.grib"}, "must end in .nc or .zarr"),
     ],
 )
@@ -225,6 +226,65 @@ def test_mistakes_are_told_in_one_line(arco_store, tmp_path, monkeypatch, capsys
     assert message in said
     assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--step", "1000000d"),
+        ("--step", "99999999999999999999h"),
+        ("--max-download", "nan"),
+        ("--max-download", "-1"),
+        ("--variables", ""),
+        ("--store", ""),
+        ("--output", ""),
+        ("--start", ""),
+    ],
+)
+def test_a_senseless_option_is_named(arco_store, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command(arco_store, tmp_path / "regional.nc"), option, value])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: " in said
+    assert said.count("\n") == 1
+
+
+def test_the_store_itself_is_never_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arco(tmp_path / "arco.zarr")
+    before = sorted(tmp_path.rglob("*"))
+    for output in ("arco.zarr", "arco.zarr/regional.nc"):
+        assert main(command("arco.zarr", Path(output), "--overwrite")) == 2
+        assert "an input of this command; choose another name" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_pattern_is_no_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a1.zarr", "a2.zarr"):
+        (tmp_path / name).mkdir()
+    assert main(command("a*", Path("regional.nc"))) == 2
+    assert "--store a*: no such Zarr store" in capsys.readouterr().err
+
+
+def test_a_stop_says_how_to_go_on(arco_store, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetching, "_loaded", stop)
+    assert main(command(arco_store, tmp_path / "regional.nc")) == 130
+    assert "run the same command again to go on" in capsys.readouterr().out
+
+
+def test_one_is_singular_and_the_next_command_can_be_pasted(arco_store, tmp_path, capsys):
+    output = tmp_path / "my region.nc"
+    once = command(arco_store, tmp_path / "x.nc", start="2020-01-30T06", end="2020-01-30T06")
+    assert main([*once, "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert " in 1 chunk (the size before" in said
+    assert "the file will have about 48 bytes" in said
+    assert f"next: convlstm-wx train --data '{output}'" in said
 
 
 def test_sums_that_do_not_add_up_are_refused(wb2_store, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.inputs import open_sources, prepare_training
@@ -97,6 +98,21 @@ def test_a_gap_that_begins_after_training_makes_its_times_incomplete(tmp_path):
     inputs = prepare_training(config(write(dataset, tmp_path / "late.nc")))
     assert not inputs.sources.complete_N[400]
     assert inputs.sources.complete_N.sum() == 419
+
+
+def test_what_was_filled_after_training_is_in_no_window_where_no_mask_can_say_so(tmp_path):
+    dataset = region()
+    dataset["t2m_filled"] = xr.zeros_like(dataset["t2m"], dtype=np.int8).assign_attrs(standard_name="status_flag")
+    path = write(dataset, tmp_path / "flags.nc")
+    before = prepare_training(config(path))
+    filled = before.windows(VALIDATION).init_indices[3] + 1
+    dataset["t2m_filled"][filled, 3, 3] = 1
+    inputs = prepare_training(config(write(dataset, tmp_path / "filled.nc")))
+    at = inputs.windows(VALIDATION).init_indices[:, None] + np.arange(-2, 3)
+    assert filled not in at
+    assert filled + 1 in at
+    # As an input of a forecast it may be read.
+    assert open_sources(inputs.spec, open_dataset([tmp_path / "filled.nc"])).complete_N.all()
 
 
 def test_a_static_field_becomes_a_forcing(tmp_path):

@@ -157,8 +157,8 @@ def broken(kind) -> xr.Dataset:
         ("empty variable", "all values of 'tp' are missing", "no values"),
         ("short", "leave no window of 8 steps", "12 times, one each 1 d"),
         ("one time", "1 time in the file", "1 time, from 2001-01-01T00:00"),
-        ("duplicates", "2001-01-01T00:00 occurs twice", "1 time twice or more"),
-        ("unsorted", "is not increasing", "1 time earlier than the one before"),
+        ("duplicates", "2001-01-01T00:00 occurs twice", "1 time repeated"),
+        ("unsorted", "is not increasing", "1 time out of order"),
         ("holes everywhere", "no training window of 8 consecutive complete times", "lost to missing values"),
     ],
 )
@@ -228,6 +228,48 @@ def test_mistakes_in_the_options_are_one_line(path, tmp_path, capsys, options, m
     (tmp_path / "here" / "file").touch()
     assert inspect(path, *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_json_never_takes_the_place_of_what_is_read(path, tmp_path, capsys):
+    data = Path(path)
+    before = data.read_bytes()
+    settings = tmp_path / "run.toml"
+    settings.write_text("batch_size = 2\n")
+    for output in (data, settings):
+        assert inspect(path, "--config", str(settings), "--json", str(output)) == 2
+        assert f"--json {output}: is an input of this command" in capsys.readouterr().err
+    assert data.read_bytes() == before
+    assert settings.read_text() == "batch_size = 2\n"
+
+
+def test_json_into_a_folder_is_refused_before_anything_is_read(path, tmp_path, capsys):
+    assert inspect(path, "--json", str(tmp_path)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "is a folder; name a file" in said.err
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_figure(path, tmp_path, monkeypatch, capsys):
+    def full(self, target, **_):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert inspect(path, "--plot", str(tmp_path / "figures")) == 2
+    assert "t2m.png: cannot be written (No space left on device); free some space" in capsys.readouterr().err
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_what_was_noticed_is_said_once(path, capsys):
+    assert inspect(path, "--target-region", "50", "60", "-60", "6", "--plot", "figures") == 0
+    assert capsys.readouterr().out.count("reaches beyond the file") == 1
+
+
+def test_a_batch_of_more_windows_than_there_are(path, capsys):
+    assert inspect(path, "--batch-size", "100000") == 0
+    said = capsys.readouterr().out
+    assert "--batch-size 100000 fits, as training has only " in said
+    assert "tight" not in said
 
 
 # What gaps and missing values cost

@@ -301,7 +301,7 @@ def test_order_and_duplicates_are_mended_and_told(tmp_path, capsys):
         np.testing.assert_array_equal(made["t2m"], source["t2m"])
     said = capsys.readouterr().out
     assert "now sorted" in said
-    assert "1 that occurred twice left out" in said
+    assert "times      1 out of order, now sorted; 1 repeated, left out\n" in said
 
 
 def test_coarsening_reaches_the_axes_the_static_fields_and_the_account(tmp_path, capsys):
@@ -374,18 +374,20 @@ def test_an_input_is_never_replaced(tmp_path, capsys, how):
         ("--units t2m=mm", "'t2m' is in 'K', which cannot be converted to 'mm'"),
         ("--units t2m=banana", "cannot be converted to 'banana'"),
         ("--units rain=mm", "no variable rain in region.nc; there are t2m, tp, orog"),
-        ("--units t2m", "write NAME=VALUE"),
+        ("--units t2m", "--units t2m: write VAR=UNIT, such as t2m=degC"),
         ("--units t2m=K t2m=degC", "'t2m' is given twice"),
         ("--bounds t2m=5", "write LOW:HIGH"),
         ("--bounds t2m=5:1", "the first number must be the smaller one"),
         ("--bounds t2m=a:b", "write LOW:HIGH"),
         ("--bounds wind=1:2", "no variable wind"),
+        ("--bounds t2m=1000:2000", "all values of 't2m' lie outside of that, so that none would be left"),
         ("--coarsen 8", "the grid has only 7 x 9 points"),
         ("--region 60 50 0 1", "LAT_MIN LAT_MAX"),
-        ("--region 70 80 0 1", "no grid points in the region"),
+        ("--region 70 80 0 1", "-10 to 6 by 2 degrees east. Check --region.\n"),
         ("--start 2030", "no times between 2030 and its end; it covers 2001-01-01T00:00"),
         ("--start soon", "--start soon: is not a time"),
         ("--start 2001-01-05 --end 2001-01-02", "is before --start"),
+        ("--output region.nc/clean.nc", "region.nc: cannot be written (it is a file); choose another folder"),
         ("--output clean.grib", "must end in .nc or .zarr"),
         ("--data nowhere.nc", "no such file"),
         ("--dask-scheduler nonsense", "no scheduler answers there"),
@@ -400,6 +402,78 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(tmp_path, monkeypatch, 
     assert message in said
     assert said.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["region.nc"]
+
+
+@pytest.mark.parametrize("option", ["--data", "--output", "--variables", "--start", "--end", "--dask-scheduler"])
+def test_an_empty_text_is_none(tmp_path, capsys, option):
+    data = write(region(days=8), tmp_path / "region.nc")
+    with pytest.raises(SystemExit) as stopped:
+        prepare(data, tmp_path / "clean.nc", option, "")
+    assert stopped.value.code == 2
+    assert f"argument {option}: is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["region.zarr", "region.zarr/clean.nc", "outer.zarr"])
+def test_a_store_that_is_read_is_not_written_to(tmp_path, monkeypatch, capsys, output):
+    monkeypatch.chdir(tmp_path)
+    region(days=8).to_zarr("region.zarr", zarr_format=2)
+    region(days=8).to_zarr("outer.zarr", zarr_format=2)
+    write(region(days=8), tmp_path / "outer.zarr" / "inner.nc")
+    data = "outer.zarr/inner.nc" if output == "outer.zarr" else f"file://{tmp_path}/region.zarr"
+    before = sorted(tmp_path.rglob("*"))
+    assert prepare(data, Path(output), "--overwrite") == 2
+    assert "an input of this command; choose another name" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_numbers_are_written_as_everywhere(tmp_path, capsys):
+    source = region(days=1200)
+    source["t2m"][:40] = np.nan
+    source["t2m"][100, 0, 0] = -999
+    data = write(source, tmp_path / "region.nc")
+    assert prepare(data, tmp_path / "a b.nc") == 0
+    said = capsys.readouterr().out
+    assert "region.nc: 1,200 times, one each 1 d, " in said
+    assert "t2m        1 (0.00137 %) outside of 170 to 340 K made missing; missing 3.33 %" in said
+    assert f"next: convlstm-wx train --data '{tmp_path}/a b.nc'\n" in said
+    assert prepare(data, tmp_path / "b.nc", "--start", "2001-06-01", "--end", "2001-06-01") == 0
+    assert "region.nc: 1 time, from 2001-06-01T00:00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+def test_what_the_source_says_of_itself_is_kept(tmp_path, ending):
+    own = {
+        "license": "CC BY 4.0", "source": "ERA5", "history": "made", "geospatial_lat_min": "-90",
+        "Conventions": "CF-1.6", "title": "x/ü", "number": 1,
+    }  # fmt: skip
+    data = write(region(days=8).assign_attrs(own), tmp_path / "region.nc")
+    output = tmp_path / f"clean.{ending}"
+    assert prepare(data, output, "--region", "50", "60", "-10", "0", "--fill-time", "1", "--keep-implausible") == 0
+    with xr.open_dataset(output) as made:
+        assert (made.attrs["license"], made.attrs["source"], made.attrs["title"]) == ("CC BY 4.0", "ERA5", "x/ü")
+        newest, oldest = made.attrs["history"].splitlines()
+        assert newest.endswith("prepare, from region.nc")
+        assert oldest == "made"
+        assert made.attrs["Conventions"] == "CF-1.11"
+        assert "geospatial_lat_min" not in made.attrs
+        options = json.loads(made.attrs["prepare_options"])
+        assert (options["fill_time"], options["keep_implausible"]) == (1, True)
+
+
+def test_licences_of_several_files_are_all_kept(tmp_path):
+    for name, licence in (("t2m", "CC BY"), ("tp", "public domain")):
+        write(region(days=8)[[name]].assign_attrs(license=licence, institution="ECMWF"), tmp_path / f"{name}.nc")
+    assert prepare(tmp_path / "t*.nc", tmp_path / "clean.nc") == 0
+    with xr.open_dataset(tmp_path / "clean.nc") as made:
+        assert made.attrs["license"].splitlines() == ["CC BY", "public domain"]
+        assert made.attrs["institution"] == "ECMWF"
+
+
+def test_one_open_bound_is_valid_json(tmp_path):
+    data = write(region(days=8), tmp_path / "region.nc")
+    assert prepare(data, tmp_path / "clean.nc", "--bounds", "tp=:0.003") == 0
+    with xr.open_dataset(tmp_path / "clean.nc") as made:
+        assert "Infinity" not in made.attrs["prepare_options"]
 
 
 def test_a_variable_in_wrong_units_is_not_thrown_away(tmp_path, capsys):

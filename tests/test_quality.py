@@ -103,7 +103,7 @@ def test_an_unknown_variable_has_no_plausible_range():
 def test_rain_below_zero_is_told_apart_from_too_much_of_it():
     channel = the_channel(dataset([0, -1, 5, 9000, 3, 2], name="tp", units="mm", hours=24, width=1))
     assert (channel.negative, channel.outside) == (1, 2)
-    assert "tp has 1 values (16.7 %) below zero, down to -1 mm" in list(channel.warnings())
+    assert "tp has 1 value (16.7 %) below zero, down to -1 mm" in list(channel.warnings())
 
 
 def test_temperature_may_be_below_zero():

@@ -57,8 +57,16 @@ def test_a_plain_file_comes_back_as_it_is(opened):
     assert dataset["t2m"].dims == ("time", "lat", "lon")
     assert dataset["t2m"].values.ravel().tolist() == list(range(24))
     assert dataset["time"].dtype == "datetime64[ns]"
-    assert dataset.attrs == {"source": "x.nc", "lat_descending": 0, **NOTHING_MENDED}
+    axes = {"axis_names": {name: name for name in ("time", "lat", "lon")}, "calendar": "proleptic_gregorian"}
+    assert dataset.attrs == {"source": "x.nc", "lat_descending": 0, **axes, **NOTHING_MENDED}
     assert dataset["t2m"].attrs["units"] == "K"
+
+
+def test_the_files_own_names_and_calendar_are_told_by_the_account(opened):
+    dataset = opened(small().rename(time="valid_time", lat="latitude", lon="longitude"))
+    account = quality.check(dataset, choose_channels(dataset))
+    assert account.axis_names == {"time": "valid_time", "lat": "latitude", "lon": "longitude"}
+    assert account.calendar == "proleptic_gregorian"
 
 
 @pytest.mark.parametrize(
@@ -678,7 +686,7 @@ def test_forecast_layouts_become_ours(tmp_path, names, units):
     assert opened["t2m"][0, 0].values.tolist() == [[4, 5], [2, 3], [0, 1]]
     assert opened["lead_time"].values.tolist() == forecast()["lead_time"].values.tolist()
     assert opened["valid_time"].values[1, 2] == START + DAY + 18 * HOUR
-    assert opened.attrs == {"source": "f.nc", "lat_descending": 1, **NOTHING_MENDED}
+    assert opened.attrs.items() >= {"source": "f.nc", "lat_descending": 1, **NOTHING_MENDED}.items()
 
 
 def test_a_forecast_with_levels_and_one_init_time_is_read(tmp_path):

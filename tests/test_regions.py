@@ -81,14 +81,14 @@ def test_selecting_reads_nothing(tmp_path):
             (50, 60, 0, 10),
             "x.nc: no grid points in the region 50 to 60 degrees north.*covers 0 to 2 by 1 degrees north",
         ),
-        ((0, 1, 90, 100), "no grid points.*-20 to 20 by 10 degrees east. Check --target-region"),
+        ((0, 1, 90, 100), "no grid points.*-20 to 20 by 10 degrees east. Check --this."),
         ((0.2, 0.8, 0, 10), "no grid points"),
         ((0, 1, 10, -10), "two separate pieces"),
     ],
 )
 def test_boxes_that_the_file_cannot_fill_are_refused(box, fragment):
     with pytest.raises(DataError, match=fragment):
-        select_region(field([0, 1, 2], EUROPE), Region(*box))
+        select_region(field([0, 1, 2], EUROPE), Region(*box), option="--this")
 
 
 def test_a_box_that_reaches_far_beyond_the_file_is_cut_aloud(caplog):

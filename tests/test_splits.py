@@ -111,11 +111,11 @@ def test_long_records_are_split_at_the_ends_of_months():
 def test_the_lines_say_which_times_and_why():
     lines = make_split(record("2023-09-01", 168, 1), window_steps=WINDOW).lines()
     assert lines == [
-        "train: 2023-09-01T00:00 to 2023-09-05T14:00",
+        "training: 2023-09-01T00:00 to 2023-09-05T14:00",
         "validation: 2023-09-05T22:00 to 2023-09-06T15:00",
         "held out: 2023-09-06T23:00 to 2023-09-07T23:00",
         "split by time, as there are too few months: about 70 % training, then 15 % validation, "
-        "then 15 % held out; 7 steps left out between the roles",
+        "then 15 % held out; 7 steps left out between the parts",
         "fingerprint of the split 8ad712840704b755",
     ]
 

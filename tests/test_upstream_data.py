@@ -115,6 +115,16 @@ def test_the_description_gives_the_same_arrays_again(path, tmp_path):
         spec.check(dataset, wrong)
 
 
+def test_another_upstream_variable_is_another_run(path, tmp_path):
+    both = upstream_region()
+    both["tas"] = both["sst"] + 1
+    both["tas"].attrs["units"] = "K"
+    other = write(both, tmp_path / "west.nc")
+    trained, now = (prepared(path, other, upstream_variables=(name,)).spec for name in ("sst", "tas"))
+    assert trained.changes(trained) == []
+    assert trained.changes(now) == ["upstream inputs sst there, tas here"]
+
+
 def test_train_forecast_and_evaluate_need_no_flags_again(path, tmp_path, capsys):
     other = write(upstream_region(), tmp_path / "west.nc")
     run = tmp_path / "run"

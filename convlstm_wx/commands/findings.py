@@ -103,9 +103,9 @@ def _time(account: "Account") -> Iterator[str]:
     calendar = f", calendar {account.calendar}" if account.calendar else ""
     yield f"{count(account.steps, 'time')}{each}, from {account.period[0]} to {account.period[1]}{calendar}"
     if account.duplicate_times:
-        yield f"{count(account.duplicate_times, 'time')} twice or more; the first of each is shown above"
+        yield f"{count(account.duplicate_times, 'time')} repeated; the first of each is shown above"
     if account.unsorted_times:
-        yield f"{count(account.unsorted_times, 'time')} earlier than the one before; sorted above"
+        yield f"{count(account.unsorted_times, 'time')} out of order; sorted above"
     if account.irregular_steps:
         yield f"{count(account.irregular_steps, 'time')} closer to the one before than {account.step}"
     lost = sum(gap.missing_steps for gap in account.gaps)
@@ -119,7 +119,7 @@ def _time(account: "Account") -> Iterator[str]:
 
 
 def _windows(inputs: "TrainingInputs", roles: "list[RolePlan]") -> Iterator[str]:
-    from convlstm_wx.data.account import aligned
+    from convlstm_wx.data.account import aligned, count
     from convlstm_wx.data.reading import describe_step
 
     spec = inputs.spec
@@ -129,9 +129,9 @@ def _windows(inputs: "TrainingInputs", roles: "list[RolePlan]") -> Iterator[str]
         f"one window: {spec.input_steps} times in, {spec.lead_steps} to forecast "
         f"(+{describe_step(spec.step)} to +{last})"
     )
-    rows = [[r.role, f"{r.first} to {r.last}", f"{r.windows:,} windows", _costs(r)] for r in roles]
+    rows = [[r.role, f"{r.first} to {r.last}", count(r.windows, "window"), _costs(r)] for r in roles]
     yield from aligned(rows, right=(2,))
-    yield f"split {spec.split.method}; {spec.split.embargo_steps} steps left out between the parts"
+    yield f"split {spec.split.method}; {count(spec.split.embargo_steps, 'step')} left out between the parts"
 
 
 def _costs(role: "RolePlan") -> str:
@@ -141,7 +141,7 @@ def _costs(role: "RolePlan") -> str:
 
 
 def _memory(plan: "Plan", config: TrainConfig) -> Iterator[str]:
-    from convlstm_wx.data.account import aligned
+    from convlstm_wx.data.account import aligned, count
     from convlstm_wx.files import describe_bytes
 
     budget = describe_bytes(plan.budget_bytes)
@@ -152,25 +152,31 @@ def _memory(plan: "Plan", config: TrainConfig) -> Iterator[str]:
         [
             ["data", data],
             ["network", f"{describe_bytes(plan.probe.network_bytes)} for {plan.parameters:,} parameters in training"],
-            ["a batch", f"about {describe_bytes(plan.probe.batch_bytes)} for {plan.probe.windows} windows"],
+            ["a batch", f"about {describe_bytes(plan.probe.batch_bytes)} for {count(plan.probe.windows, 'window')}"],
             ["device", f"{describe_bytes(plan.device_bytes)} to use: {_batch_advice(plan, config)}"],
         ]
     )
 
 
 def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
+    from convlstm_wx.data.account import count
+
     size = plan.batch_size
+    if plan.probe.windows < size and plan.largest_batch_size >= plan.probe.windows:
+        return f"--batch-size {size} fits, as training has only {count(plan.probe.windows, 'window')}"
     if plan.largest_batch_size >= size:
-        return f"--batch-size {size} fits; so would up to {plan.largest_batch_size}"
+        return f"--batch-size {size} fits; so would up to {plan.largest_batch_size:,}"
     smaller = max(1, plan.largest_batch_size)
     steps = -(-size // smaller) * config.gradient_accumulation_steps
     return f"--batch-size {size} is tight; --batch-size {smaller} --gradient-accumulation-steps {steps} learns the same"
 
 
 def _batch(plan: "Plan") -> Iterator[str]:
+    from convlstm_wx.data.account import count
+
     probed = plan.probe
     yield (
-        f"{probed.windows} windows through the network and back, {probed.lead_steps} lead steps: "
+        f"{count(probed.windows, 'window')} through the network and back, {count(probed.lead_steps, 'lead step')}: "
         f"{probed.seconds:.2g} s, loss {probed.loss:.3g} (untrained)"
     )
     yield f"so an epoch takes about {_duration(plan.epoch_seconds)}, validation included"

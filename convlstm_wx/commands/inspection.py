@@ -3,15 +3,24 @@
 import argparse
 import json
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.findings import OUTPUT_SETTINGS, Findings, as_dict, last_line, told
-from convlstm_wx.commands.options import DONE, add_command, add_settings, one_line, training_config
+from convlstm_wx.commands.options import (
+    DONE,
+    add_command,
+    add_settings,
+    nonempty,
+    one_line,
+    refuse_input,
+    training_config,
+)
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.errors import ConvlstmWxError
+from convlstm_wx.errors import ConfigError, ConvlstmWxError, DataError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,8 +39,10 @@ def add(subparsers: Any) -> None:
     command = add_command(subparsers, "inspect", run, "See what a file holds, and whether it can be trained with.")
     add_settings(command, without=OUTPUT_SETTINGS)
     output = command.add_argument_group("Output")
-    output.add_argument("--json", metavar="FILE", help="the same for programs; - prints it, and nothing else")
-    output.add_argument("--plot", metavar="FOLDER", help="draw a map and a time series of each variable")
+    output.add_argument(
+        "--json", metavar="FILE", type=nonempty, help="the same for programs; - prints it, and nothing else"
+    )
+    output.add_argument("--plot", metavar="FOLDER", type=nonempty, help="draw a map and a time series of each variable")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json == "-":
         logging.getLogger("convlstm_wx").setLevel(logging.ERROR)
     if options.json not in (None, "-"):
-        check_can_make(Path(options.json).parent)
+        _check_json(Path(options.json), config, options.config)
     if options.plot:
         check_can_make(Path(options.plot))
     findings = _find_out(config)
@@ -55,6 +66,17 @@ def run(options: argparse.Namespace) -> int:
         text = json.dumps(as_dict(findings, config), indent=2, allow_nan=False) + "\n"
         print(text, end="") if options.json == "-" else write_text(Path(options.json), text)
     return NOT_READY if findings.problem else DONE
+
+
+def _check_json(path: Path, config: TrainConfig, settings: str | None) -> None:
+    """Refuse a file that cannot be written, or that is read: JSON would take the place of the data."""
+    from convlstm_wx.files import check_can_make
+
+    with suppress(DataError):  # that an input is not there is told where it is opened
+        refuse_input("--json", path, [*config.data, *config.upstream_data, *([settings] if settings else [])])
+    if path.is_dir():
+        raise ConfigError(f"--json {path}: is a folder; name a file")
+    check_can_make(path.parent)
 
 
 # Finding out
@@ -101,7 +123,7 @@ def _account_alone(config: TrainConfig) -> "Account | None":
     from convlstm_wx.data.quality import check
 
     for settings in (config, replace(config, target_region=None, variables=(), levels=())):
-        with suppress(ConvlstmWxError):
+        with suppress(ConvlstmWxError), _said_before():
             return check(*_open(settings))
     return None
 
@@ -114,15 +136,31 @@ def _open(config: TrainConfig) -> "tuple[xr.Dataset, tuple[Channel, ...]]":
 
     dataset = open_dataset(config.data, mend=True)
     box = None if config.target_region is None else Region(*config.target_region)
-    return select_region(dataset, box), choose_channels(dataset, config.variables, config.levels)
+    return select_region(dataset, box, option="--target-region"), choose_channels(
+        dataset, config.variables, config.levels
+    )
+
+
+@contextmanager
+def _said_before() -> Iterator[None]:
+    """Opens again what was opened before, without saying again what was noticed then."""
+    reading = logging.getLogger("convlstm_wx.data")
+    level = reading.level
+    reading.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reading.setLevel(level)
 
 
 def _draw(folder: Path, config: TrainConfig, findings: Findings) -> None:
     from convlstm_wx.report import survey
 
     try:
-        figures = survey.draw_all(folder, *_open(config))
+        with _said_before():
+            opened = _open(config)
     except ConvlstmWxError as error:
         findings.problem = findings.problem or one_line(str(error))
         return
+    figures = survey.draw_all(folder, *opened)
     log.info("figures: %d in %s", len(figures), folder)

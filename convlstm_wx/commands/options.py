@@ -29,6 +29,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
+def nonempty(given: str) -> str:
+    """A text that says something: "" is most often a variable of a script that was never set."""
+    if not given.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return given
+
+
 def one_line(text: str) -> str:
     """The same words with single blanks between them."""
     return " ".join(text.split())
@@ -56,7 +63,9 @@ def add_settings(command: argparse.ArgumentParser, *, without: Sequence[str] = (
         name = entry.metadata["group"]
         groups.setdefault(name, command.add_argument_group(name) if name not in groups else None)
         _add_setting(groups[name], entry)
-    command.add_argument("--config", metavar="FILE", help="settings from a TOML file, under the same names")
+    command.add_argument(
+        "--config", metavar="FILE", type=nonempty, help="settings from a TOML file, under the same names"
+    )
     return groups
 
 
@@ -71,7 +80,7 @@ def _add_setting(group: Any, entry: Field) -> None:
         else:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text + " (default: off)", **common)
         return
-    common["type"] = metadata["kind"]
+    common["type"] = nonempty if metadata["kind"] is str else metadata["kind"]
     if metadata["shape"] in ("box", "boxes"):
         common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
         common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
@@ -135,13 +144,16 @@ def add_amp(group: Any, text: str, default: Any) -> None:
 
 def add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_required: bool) -> None:
     """What every command that makes forecasts asks for."""
-    command.add_argument("--checkpoint", metavar="PATH", required=checkpoint_required, help="best.pt of a training run")
     command.add_argument(
-        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or a Zarr store"
+        "--checkpoint", metavar="PATH", type=nonempty, required=checkpoint_required, help="best.pt of a training run"
+    )
+    command.add_argument(
+        "--data", metavar="PATH", type=nonempty, nargs="+", required=True, help="NetCDF files, a glob, or a Zarr store"
     )
     command.add_argument(
         "--upstream-data",
         metavar="PATH",
+        type=nonempty,
         nargs="+",
         help="other files for the upstream regions that training read from files (default: those of training)",
     )
@@ -152,6 +164,23 @@ def add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_required
         "--device", default="auto", metavar="TEXT", help="auto, cuda, cuda:N, mps or cpu (default: auto)"
     )
     add_amp(making, "half precision where the device has it natively", False)
+
+
+def refuse_input(option: str, output: Path, inputs: Sequence[str]) -> None:
+    """Refuse to write to what is read: the file itself, a store around it, or a place inside a store.
+
+    Raises:
+        ConfigError: naming the option.
+        DataError: for inputs that are not there.
+    """
+    from convlstm_wx.data.locations import expand
+
+    place = output.resolve()
+    for read in (location.path.resolve() for location in expand(inputs) if not location.scheme):
+        inside = read in place.parents and any((read / mark).exists() for mark in (".zgroup", "zarr.json"))
+        if place == read or (place in read.parents and place.suffix == ".zarr") or inside:
+            what = "lies inside" if inside else "is"
+            raise ConfigError(f"{option} {output}: {what} an input of this command; choose another name")
 
 
 def positive(text: str) -> int:

@@ -2,12 +2,12 @@
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.options import DONE, add_command, positive
+from convlstm_wx.commands.options import DONE, add_command, nonempty, positive, refuse_input
 from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -17,9 +17,9 @@ def add(subparsers: Any) -> None:
     """Declare the command."""
     command = add_command(subparsers, "prepare", run, "Clean a record into a file that is ready for training.")
     command.add_argument(
-        "--data", metavar="PATH", nargs="+", required=True, help="NetCDF files, a glob, or Zarr stores"
+        "--data", metavar="PATH", type=nonempty, nargs="+", required=True, help="NetCDF files, a glob, or Zarr stores"
     )
-    command.add_argument("--output", metavar="FILE", required=True, help="clean.nc or clean.zarr")
+    command.add_argument("--output", metavar="FILE", type=nonempty, required=True, help="clean.nc or clean.zarr")
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     part = command.add_argument_group("Which part")
     add_part(part)
@@ -54,13 +54,16 @@ def add(subparsers: Any) -> None:
         help="fill up to N points inwards with the mean of neighbours (default: off)",
     )
     command.add_argument(
-        "--dask-scheduler", metavar="ADDRESS", help="run on this dask cluster, such as tcp://10.0.0.1:8786"
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        type=nonempty,
+        help="run on this dask cluster, such as tcp://10.0.0.1:8786",
     )
 
 
 def add_part(group: Any) -> None:
     """Options that choose variables, levels, a box and a period."""
-    group.add_argument("--variables", metavar="NAME", nargs="+", default=[], help="(default: all)")
+    group.add_argument("--variables", metavar="NAME", type=nonempty, nargs="+", default=[], help="(default: all)")
     group.add_argument("--levels", metavar="HPA", type=float, nargs="+", default=[], help="(default: all)")
     group.add_argument(
         "--region",
@@ -69,8 +72,12 @@ def add_part(group: Any) -> None:
         nargs=4,
         help="degrees, edges included (default: all)",
     )
-    group.add_argument("--start", metavar="TIME", help="such as 2008, 2008-07 or 2008-07-01T12 (default: the first)")
-    group.add_argument("--end", metavar="TIME", help="included: 2008-07 is all of July (default: the last)")
+    group.add_argument(
+        "--start", metavar="TIME", type=nonempty, help="such as 2008, 2008-07 or 2008-07-01T12 (default: the first)"
+    )
+    group.add_argument(
+        "--end", metavar="TIME", type=nonempty, help="included: 2008-07 is all of July (default: the last)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -81,12 +88,13 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.preparing.prepare import Request, prepare
 
     output = Path(options.output)
-    _refuse_input(output, options.data)
+    refuse_input("--output", output, options.data)
     check_output(output, overwrite=options.overwrite)
+    bounds = parse_pairs("--bounds", options.bounds, "VAR=LOW:HIGH, such as t2m=-60:60")
     rules = Rules(
         coarsen=options.coarsen,
-        units=parse_pairs("--units", options.units),
-        bounds={name: _bounds(name, text) for name, text in parse_pairs("--bounds", options.bounds).items()},
+        units=parse_pairs("--units", options.units, "VAR=UNIT, such as t2m=degC"),
+        bounds={name: _bounds(name, limits) for name, limits in bounds.items()},
         keep_implausible=options.keep_implausible,
         fill_time=options.fill_time,
         fill_space=options.fill_space,
@@ -102,40 +110,34 @@ def run(options: argparse.Namespace) -> int:
     )
     for line in prepare(request, output, scheduler=options.dask_scheduler):
         log.info(line)
-    log.info("next: convlstm-wx train --data %s", output)
+    log.info("next: convlstm-wx train --data %s", shlex.quote(str(output)))
     return DONE
 
 
-def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """NAME=TEXT as a dictionary.
+def parse_pairs(option: str, texts: Sequence[str], form: str) -> dict[str, str]:
+    """NAME=TEXT as a dictionary; the form says how it is to be written.
 
     Raises:
         ConfigError: for a text without =, or a name that is given twice.
     """
     pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
+    for given in texts:
+        name, equals, value = given.partition("=")
         if not (equals and name and value):
-            raise ConfigError(f"{option} {text}: write NAME=VALUE, such as t2m=degC or t2m=-60:60")
+            raise ConfigError(f"{option} {given}: write {form}")
         if name in pairs:
             raise ConfigError(f"{option}: '{name}' is given twice")
         pairs[name] = value
     return pairs
 
 
-def _bounds(name: str, text: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
+def _bounds(name: str, limits: str) -> tuple[float, float]:
+    low, colon, high = limits.partition(":")
     try:
-        if not colon or text == ":":
-            raise ValueError(text)
+        if not colon or limits == ":":
+            raise ValueError(limits)
         return float(low or "-inf"), float(high or "inf")
     except ValueError:
         raise ConfigError(
-            f"--bounds {name}={text}: write LOW:HIGH, or LOW: or :HIGH, in the units of the output"
+            f"--bounds {name}={limits}: write LOW:HIGH, or LOW: or :HIGH, in the units of the output"
         ) from None
-
-
-def _refuse_input(output: Path, inputs: Sequence[str]) -> None:
-    files = [file for entry in inputs for file in glob(entry, recursive=True) or [entry]]
-    if any(output.resolve() == Path(file).resolve() for file in files):
-        raise ConfigError(f"--output {output}: is an input of this command; choose another name")

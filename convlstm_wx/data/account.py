@@ -108,13 +108,13 @@ class ChannelAccount:
             )
         elif self.plausible is not None and self.outside > self.negative:
             low, high = self.plausible
-            implausible = f"{self.outside} of {self.values} values ({percent(self.outside, self.values)})"
+            implausible = f"{self.outside:,} of {count(self.values, 'value')} ({percent(self.outside, self.values)})"
             hint = f"; is it really in {self.units}?" if self.outside > _SUSPICIOUS_SHARE * self.values else ""
             plausible = f"the plausible range {low:.6g} to {high:.6g} {self.units}"
             found = f"from {self.minimum:.6g} to {self.maximum:.6g}"
             yield f"{self.name} has {implausible} outside of {plausible}, {found}{hint}"
         if self.negative:
-            below = f"{self.negative} values ({percent(self.negative, self.values)}) below zero"
+            below = f"{count(self.negative, 'value')} ({percent(self.negative, self.values)}) below zero"
             yield f"{self.name} has {below}, down to {self.minimum:.3g} {self.units}"
         if self.infinities:
             yield f"{self.name} has infinite values, which are treated as missing: {self.infinities}"
@@ -282,7 +282,7 @@ def _spacing(lat: Axis, lon: Axis) -> str:
         return ", unevenly spaced" if max(lat.points, lon.points) > 2 else ""
     by = {f"{lat.spacing:.4g}", f"{lon.spacing:.4g}"}
     return (
-        f", every {' x '.join(sorted(by))} degrees"
+        f", every {by.pop()} degree{'' if by == {'1'} else 's'}"
         if len(by) == 1
         else (f", every {lat.spacing:.4g} (north) x {lon.spacing:.4g} (east) degrees")
     )
@@ -320,8 +320,9 @@ def count(number: int, noun: str) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share with up to three digits; what is there is never "0 %"."""
-    return f"{100 * part / whole:.3g} %" if whole else "0 %"
+    """A share with up to three digits; what is there is never "0 %", and only all of it is "100 %"."""
+    share = f"{100 * part / whole:.3g}" if whole else "0"
+    return "over 99.9 %" if share == "100" and part < whole else f"{share} %"
 
 
 def finite_or_none(value: Any) -> Any:

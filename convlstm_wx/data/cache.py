@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from convlstm_wx.data.locations import expand
 from convlstm_wx.data.store import FileArray, no_room
 from convlstm_wx.files import make_folder
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 DEFAULT_FOLDER = ".convlstm_wx_cache"
 
 
@@ -32,7 +33,7 @@ class Cache:
 
     Args:
         folder: of all caches; created when something is written.
-        files: what the data are read from; when one of them changes, the cache is another.
+        files: what the data are read from, patterns too; when one of them changes, the cache is another.
         depends_on: plain values and arrays that the contents depend on besides.
 
     Raises:
@@ -100,14 +101,15 @@ def _key(files: Sequence[str], depends_on: Mapping[str, Any]) -> str:
 def fingerprint(files: Sequence[str]) -> list[list[Any]]:
     """Name, size and time of change of every file; of a Zarr store every one in it. A store on the net has its name."""
     found: list[list[Any]] = []
-    for name in files:
-        path = Path(name)
+    for location in expand(files):
+        path = location.path
+        if location.scheme:
+            found.append([location.address])
+            continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 status = file.stat()
                 found.append([str(file.absolute()), status.st_size, status.st_mtime_ns])
-        if not path.exists():
-            found.append([name])
     return found
 
 
@@ -115,7 +117,8 @@ def _remove_unfinished(folder: Path) -> None:
     """What killed processes of this machine left."""
     for path in folder.glob("*.unfinished"):
         host, process = _owner(path)
-        if host == socket.gethostname() and not _runs(process):
+        # A number is used again, by this process too: in a container every run may have the same.
+        if host == socket.gethostname() and (process == os.getpid() or not _runs(process)):
             log.info("removed an unfinished data cache, %s", path)
             shutil.rmtree(path, ignore_errors=True)
 

@@ -15,9 +15,11 @@ from convlstm_wx.errors import ConfigError
 
 
 def choose_channels(
-    dataset: xr.Dataset, variables: Sequence[str] = (), levels: Sequence[float] = ()
+    dataset: xr.Dataset, variables: Sequence[str] = (), levels: Sequence[float] = (), *, option: str = "--variables"
 ) -> tuple[Channel, ...]:
     """The (variable, level) pairs to use: the variables named (default: all with a time), at the levels named (hPa).
+
+    The option is where the variables were named, for messages.
 
     Raises:
         ConfigError: for a variable or level that the file does not have, naming those that it has.
@@ -26,8 +28,7 @@ def choose_channels(
     unknown = [name for name in variables if name not in there]
     if unknown:
         raise ConfigError(
-            f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {', '.join(there)}. "
-            f"Check --variables."
+            f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {', '.join(there)}. Check {option}."
         )
     wanted = [float(level) for level in levels]
     held = [float(level) for level in dataset["level"].values] if "level" in dataset.dims else []

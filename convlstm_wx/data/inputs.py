@@ -86,8 +86,12 @@ class TrainingInputs:
         return self.sources.windows(self.spec, self.roles_N == role)
 
 
-def prepare_training(config: TrainConfig) -> TrainingInputs:
+def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInputs:
     """Read, check, split and normalise the data of a configuration.
+
+    Args:
+        config: what to read, and how.
+        processes: how many of this machine do the same, and share its memory.
 
     Raises:
         DataError, ConfigError: for data or options that cannot be trained with.
@@ -108,7 +112,7 @@ def prepare_training(config: TrainConfig) -> TrainingInputs:
     upstream, notes = _upstream(config, dataset, target, roles == TRAIN)
     inputs = (target, *upstream)
     size = sum(each.nbytes(times) for each in inputs)
-    budget = memory_budget_bytes(config.memory_budget)
+    budget = memory_budget_bytes(config.memory_budget) // processes
     folder = Path(config.cache_dir or DEFAULT_FOLDER) if size > budget else None
     regions, built, accounts = [], [], []
     for each in inputs:
@@ -139,7 +143,7 @@ def prepare_training(config: TrainConfig) -> TrainingInputs:
 def _target(config: TrainConfig, dataset: xr.Dataset) -> RegionInput:
     channels = choose_channels(dataset, config.variables, config.levels)
     box = None if config.target_region is None else Region(*config.target_region)
-    return RegionInput(TARGET, box, (), config.data, select_region(dataset, box), channels)
+    return RegionInput(TARGET, box, (), config.data, select_region(dataset, box, option="--target-region"), channels)
 
 
 def _upstream(
@@ -159,11 +163,13 @@ def _upstream(
     else:
         boxes = []
     for box in boxes:
-        data = select_region(dataset, box)
+        data = select_region(dataset, box, option="--upstream-region")
         found.append(RegionInput(f"upstream region {box}", box, (), config.data, data, target.channels))
     for file in config.upstream_data:
         other = open_dataset([file])
-        channels = choose_channels(other, config.upstream_variables, config.levels if "level" in other.dims else ())
+        held = other["level"].values if "level" in other.dims else ()
+        levels = [level for level in config.levels if level in held]  # a file of other levels is read whole
+        channels = choose_channels(other, config.upstream_variables, levels, option="--upstream-variables")
         each = RegionInput("upstream data", None, (file,), (file,), other, channels)
         notes.append(_check_times(each, dataset["time"].values, training_N))
         found.append(each)

@@ -52,6 +52,7 @@ _AXIS_ATTRIBUTES = {
     "init_time": {"standard_name": "forecast_reference_time", "long_name": "init time"},
     "lead_time": {"standard_name": "forecast_period", "long_name": "lead time"},
 }
+_MOST_TEXTS = 4  # of one attribute that are handed on, where several files say different things
 _COUNTS = ("unsorted_times", "duplicate_times")
 
 
@@ -66,9 +67,11 @@ def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Datas
 
     Returns:
         Variables (time, [level,] lat, lon), and static fields (lat, lon), each with attrs["units"] ("1" where the file
-        has none). attrs: "source", the file names; "lat_descending", 1 where latitude descends in the (first) file;
-        "unsorted_times" and "duplicate_times", how many were mended. Several files and Zarr are backed by dask, a
-        single file by the file itself.
+        has none). attrs: "source", the file names; "lat_descending", 1 where latitude descends in the (first) file
+        with a time; "axis_names", what its axes are called there; "calendar" of its dates, None where it names none;
+        "unsorted_times" and "duplicate_times", how many were mended; "texts", the files' own global attributes that are
+        texts (licence, history ...), where there are any. Several files and Zarr are backed by dask, a single file by
+        the file itself.
 
     Raises:
         DataError: for whatever is missing, unreadable, unsorted or does not fit together.
@@ -82,7 +85,10 @@ def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Datas
         names = ", ".join(map(str, dataset.data_vars))
         raise DataError(f"{source}: holds static fields only ({names}); needed are variables with a time")
     kept = {name: dataset.attrs[name] for name in _COUNTS}
-    dataset.attrs = {"source": source, "lat_descending": parts[0].attrs["lat_descending"], **kept}
+    first = next(part for part in parts if "time" in part.dims)
+    about = {name: first.attrs[name] for name in ("lat_descending", "axis_names", "calendar")}
+    texts = _said_by_all([part.attrs["texts"] for part in parts])
+    dataset.attrs = {"source": source, **about, **kept} | ({"texts": texts} if texts else {})
     if is_projected(dataset):
         logger.info("%s: a projected grid; its cells are taken as equal in area", source)
     return dataset
@@ -140,11 +146,21 @@ def _open_canonical(
 ) -> xr.Dataset:
     raw = open_raw(location, with_dask=several or location.is_store)
     try:
-        return _canonical(raw, time_axes, several, mend).assign_attrs(source=location.name)
+        texts = {str(name): text for name, text in raw.attrs.items() if isinstance(text, str) and text.strip()}
+        return _canonical(raw, time_axes, several, mend).assign_attrs(source=location.name, texts=texts)
     except DataError as error:
         raise DataError(f"{location.name}: {error}") from error
     except (OSError, RuntimeError) as error:
         raise unreadable(location, error) from error
+
+
+def _said_by_all(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Attributes of several files: where they differ, one text after the other, or none where they all do."""
+    said: dict[str, dict[str, None]] = {}
+    for texts in files:
+        for name, text in texts.items():
+            said.setdefault(name, {})[text] = None
+    return {name: "\n".join(texts) for name, texts in said.items() if len(texts) <= _MOST_TEXTS}
 
 
 def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool, mend: bool) -> xr.Dataset:
@@ -163,7 +179,12 @@ def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
     )
     if mesh is not None:
         fields = fields.assign_coords(mesh.coordinates(order))
-    fields.attrs = {"lat_descending": int(order["lat"] != slice(None)), **counts}
+    fields.attrs = {
+        "lat_descending": int(order["lat"] != slice(None)),
+        "axis_names": {axis: str(found.name) for axis, found in axes.items()},
+        "calendar": axes["time"].attrs.get("calendar") if "time" in axes else None,
+        **counts,
+    }
     return fields.drop_encoding()
 
 

@@ -155,11 +155,14 @@ def _build(
     with each.named():
         trained_N = training_N & there_N
         fit = StatisticsFit(each.shape(times)[1:], times, trained_N, channels, attributes, time_step(times))
+        flagged = flagged_channels(data, channels)
+        filled_NM = np.zeros((len(times), len(flagged)), bool)
 
         def look(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
             for index in range(len(channels)):
                 survey.add(index, block[there_N[piece], index])
-            fit.add(piece, _observed_only(block, flags, channels, flagged_channels(data, channels)))
+            fit.add(piece, _observed_only(block, flags, channels, flagged))
+            filled_NM[piece] = flags.any(axis=(2, 3))
 
         arrays = _read(each, times, allocate, most_bytes, look)
         account = survey.account()
@@ -170,6 +173,9 @@ def _build(
             names = ", ".join(channel.name for channel in channels)
             raise DataError(f"all it holds ({names}) is constant in training, so it would be silently inactive")
     source, complete = _normalise(each, arrays, times, statistics, allocate, most_bytes)
+    # Filled after training only: no mask says so, and what was filled is no truth to validate with.
+    maskless_M = np.array([not statistics.gaps_C[channels.index(channel)] for channel in flagged], bool)
+    complete &= ~filled_NM[:, maskless_M].any(axis=1)
     return _region(each, statistics), source, complete, account
 
 

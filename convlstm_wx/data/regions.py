@@ -57,12 +57,17 @@ class Region:
         return self.lon_max - self.lon_min + (360 if self.lon_min > self.lon_max else 0)
 
 
-def select_region(ds: xr.Dataset, region: Region | None) -> xr.Dataset:
+def select_region(ds: xr.Dataset, region: Region | None, *, option: str = "") -> xr.Dataset:
     """The grid points of a dataset inside a box; None is the whole file.
 
     Longitudes may be written in any convention. They stay the file's own, unless the box lies across the seam of the
     file: then they run on without a jump (-10 ... 15 from a file of 0 to 360). Of a projected grid it is the smallest
     block of rows and columns that holds all points in the box, and so a little more than the box.
+
+    Args:
+        ds: a canonical dataset.
+        region: the box.
+        option: of the command line, that chose the box, to be named where it holds nothing.
 
     Raises:
         DataError: where the box holds no point, or two separate pieces of the file.
@@ -70,12 +75,12 @@ def select_region(ds: xr.Dataset, region: Region | None) -> xr.Dataset:
     if region is None:
         return ds
     if is_projected(ds):
-        return _select_block(ds, region)
+        return _select_block(ds, region, option)
     lat, lon = ds["lat"].values, ds["lon"].values
     rows = np.flatnonzero((lat >= region.lat_min - TOLERANCE_DEG) & (lat <= region.lat_max + TOLERANCE_DEG))
     columns = _columns(lon, region)
     if rows.size == 0 or columns.size == 0:
-        raise _nothing_inside(ds, region, _coverage(lat), _coverage(lon))
+        raise _nothing_inside(ds, region, option, _coverage(lat), _coverage(lon))
     values = unwrap(lon[columns])
     if len(values) > 1 and np.diff(values).max() > 1.5 * np.diff(lon).max():
         raise DataError(
@@ -88,13 +93,13 @@ def select_region(ds: xr.Dataset, region: Region | None) -> xr.Dataset:
     return part.assign_coords(lon=("lon", values, ds["lon"].attrs))
 
 
-def _select_block(ds: xr.Dataset, region: Region) -> xr.Dataset:
+def _select_block(ds: xr.Dataset, region: Region, option: str) -> xr.Dataset:
     """The smallest block of a projected grid that holds all its points inside the box."""
     lat_HW, lon_HW = ds["latitude"].values, ds["longitude"].values
     inside_HW = (lat_HW >= region.lat_min - TOLERANCE_DEG) & (lat_HW <= region.lat_max + TOLERANCE_DEG)
     inside_HW &= _east_of(lon_HW, region.lon_min) <= region.width + 2 * TOLERANCE_DEG
     if not inside_HW.any():
-        raise _nothing_inside(ds, region, _range(lat_HW), _range(lon_HW))
+        raise _nothing_inside(ds, region, option, _range(lat_HW), _range(lon_HW))
     spacing = max(
         float(np.abs(np.diff(places_HW, axis=axis)).max(initial=0)) for places_HW in (lat_HW, lon_HW) for axis in (0, 1)
     )
@@ -103,11 +108,10 @@ def _select_block(ds: xr.Dataset, region: Region) -> xr.Dataset:
     return ds.isel(lat=slice(rows[0], rows[-1] + 1), lon=slice(columns[0], columns[-1] + 1))
 
 
-def _nothing_inside(ds: xr.Dataset, region: Region, lat: str, lon: str) -> DataError:
-    return DataError(
-        f"{source_of(ds)}: no grid points in the region {region}; the file covers {lat} degrees north and {lon} "
-        "degrees east. Check --target-region and --upstream-region."
-    )
+def _nothing_inside(ds: xr.Dataset, region: Region, option: str, lat: str, lon: str) -> DataError:
+    covers = f"the file covers {lat} degrees north and {lon} degrees east"
+    check = f". Check {option}." if option else ""
+    return DataError(f"{source_of(ds)}: no grid points in the region {region}; {covers}{check}")
 
 
 def _columns(lon: np.ndarray, region: Region) -> np.ndarray:

@@ -196,6 +196,7 @@ class DataSpec:
             f"{what} {_listed(a)} there, {_listed(b)} here"
             for what, a, b in (
                 ("inputs", [c.name for c in self.channels], [c.name for c in now.channels]),
+                ("upstream inputs", _names(self.upstream), _names(now.upstream)),
                 ("targets", [c.name for c in self.targets], [c.name for c in now.targets]),
                 ("units", self.units(), now.units()),
                 ("static fields", self.target.static_names, now.target.static_names),
@@ -229,6 +230,11 @@ class DataSpec:
 def _boxes(regions: Sequence[RegionSpec]) -> list[str]:
     """Regions in words; what a file is called may change, what it holds may not."""
     return ["of a file" if region.files else str(region.box) for region in regions]
+
+
+def _names(regions: Sequence[RegionSpec]) -> list[str]:
+    """Of the channels, region by region."""
+    return [channel.name for region in regions for channel in region.statistics.channels]
 
 
 def _listed(names: Sequence[str]) -> str:

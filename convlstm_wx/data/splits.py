@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from convlstm_wx.data.account import count
 from convlstm_wx.data.reading import time_step
 from convlstm_wx.errors import ConfigError, DataError
 
@@ -159,10 +160,11 @@ class Split:
 
     def lines(self) -> list[str]:
         """For people: each role's times, and how they were chosen."""
-        roles = [f"{name.replace('_', ' ')}: {_describe_spans(getattr(self, name))}" for name in _ROLE_NAMES]
+        called = {"train": "training", "held_out": "held out"}
+        roles = [f"{called.get(name, name)}: {_describe_spans(getattr(self, name))}" for name in _ROLE_NAMES]
         return [
             *roles,
-            f"split {self.method}; {self.embargo_steps} steps left out between the roles",
+            f"split {self.method}; {count(self.embargo_steps, 'step')} left out between the parts",
             f"fingerprint of the split {self.fingerprint}",
         ]
 

@@ -20,6 +20,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx import __version__
+from convlstm_wx.data.account import count
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.files import make_folder, replacing, write_text
 from convlstm_wx.preparing.gridfiles import size_on_disk, writing
@@ -53,7 +54,7 @@ def fetch(plan: Plan, output: Path, *, overwrite: bool = False) -> Iterator[str]
     folder = output.with_name(f".{output.name}.partial")
     done = _begin(plan, folder, overwrite=overwrite)
     if done:
-        yield f"going on   {done} of {len(plan.pieces)} pieces are here already"
+        yield f"going on   {done} of {count(len(plan.pieces), 'piece')} are here already"
     with tqdm(total=len(plan.pieces), initial=done, desc="fetching", unit="piece", leave=False, disable=None) as bar:
         for index, piece in enumerate(plan.pieces):
             path = _piece_path(folder, index)
@@ -69,9 +70,9 @@ def fetch(plan: Plan, output: Path, *, overwrite: bool = False) -> Iterator[str]
                 empty[field.name] += int(np.isnan(values).reshape(len(values), -1).all(axis=1).sum())
         file.finish(_provenance(plan))
     shutil.rmtree(folder)
-    for name, count in empty.items():
-        if count:
-            yield f"note       {name} has no value at all at {count} of {len(plan.times)} times"
+    for name, number in empty.items():
+        if number:
+            yield f"note       {name} has no value at all at {number:,} of {count(len(plan.times), 'time')}"
     yield f"written    {output} ({size_on_disk(output)})"
 
 
@@ -136,8 +137,8 @@ def _at_once(values: xr.DataArray) -> Iterator[None]:
     import zarr
 
     chunk_bytes = prod(values.encoding.get("chunks") or values.shape) * values.dtype.itemsize
-    count = int(np.clip(_DOWNLOADING_BYTES // max(chunk_bytes, 1), 2, _MOST_AT_ONCE))
-    with zarr.config.set({"async.concurrency": count}):
+    at_once = int(np.clip(_DOWNLOADING_BYTES // max(chunk_bytes, 1), 2, _MOST_AT_ONCE))
+    with zarr.config.set({"async.concurrency": at_once}):
         yield
 
 

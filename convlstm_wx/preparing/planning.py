@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import normalise_units, recognise
+from convlstm_wx.data.account import count
 from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.regions import Region, select_region
 from convlstm_wx.errors import ConfigError, DataError
@@ -118,12 +119,13 @@ class Plan:
             f"{lon[0]:g} to {lon[-1]:g} degrees east"
         )
         step = describe_step(np.timedelta64(self.request.step_hours, "h"))
-        yield f"times      {len(self.times)}, one each {step}, from {ends[0]} to {ends[-1]}"
+        yield f"times      {len(self.times):,}, one each {step}, from {ends[0]} to {ends[-1]}"
         for field in self.fields + self.static:
             yield f"{field.name:<10} {self._origin(field)}"
+        size = f"{describe_bytes(self.download_bytes)} in {count(self.chunks, 'chunk')}"
         yield (
-            f"download   at most {describe_bytes(self.download_bytes)} in {self.chunks} chunks (the size before "
-            f"compression); the file will have about {describe_bytes(self.output_bytes)}, less where it compresses"
+            f"download   at most {size} (the size before compression); the file will have about "
+            f"{describe_bytes(self.output_bytes)}, less where it compresses"
         )
 
     def _origin(self, field: Field) -> str:
@@ -148,7 +150,7 @@ def make_plan(store: Store, request: Request) -> Plan:
     repeated = [asked for asked in sources if list(sources.values()).count(sources[asked]) > 1]
     if repeated:
         raise ConfigError(f"--variables {' '.join(repeated)}: these are the same variable; give it once")
-    part = select_region(_levels(store, request, list(sources.values())), request.region)
+    part = select_region(_levels(store, request, list(sources.values())), request.region, option="--region")
     times, at = _times(store, request)
     part = part.assign({name: part[name][int(at[0])] for name in sources.values() if _is_repeated(part[name])})
     fields = tuple(_field(part, asked, source, request, store) for asked, source in sources.items())
@@ -158,7 +160,9 @@ def make_plan(store: Store, request: Request) -> Plan:
     before = max(field.summed_steps for field in timed) - 1
     if at[0] < before or store.dataset["time"].values[at[0] - before] < store.filled[0]:
         first = store.filled[0] + (before * store.step)
-        raise DataError(f"--start {request.start}: sums need {before} steps before it; start at {_minutes(first)}")
+        raise DataError(
+            f"--start {request.start}: sums need {count(before, 'step')} before it; start at {_minutes(first)}"
+        )
     static = tuple(field for field in fields if field not in timed)
     chunks, size = _download(store, part, timed + static, at)
     sizes = dict(part.sizes) | {"time": len(times)}
@@ -175,10 +179,11 @@ def check_size(plan: Plan, most_gigabytes: float) -> None:
         ConfigError: saying how to make it smaller.
     """
     if plan.download_bytes > most_gigabytes * 1e9:
+        size = f"{describe_bytes(plan.download_bytes)} in {count(plan.chunks, 'chunk')}"
         raise ConfigError(
-            f"at most {describe_bytes(plan.download_bytes)} in {plan.chunks} chunks are to be downloaded, more than "
-            f"--max-download {most_gigabytes:g} GB. Choose a shorter period, a longer --step, fewer --variables or a "
-            "coarser --store (a smaller region does not help where a chunk holds the globe), or raise --max-download."
+            f"at most {size} are to be downloaded, more than --max-download {most_gigabytes:g} GB. Choose a shorter "
+            "period, a longer --step, fewer --variables or a coarser --store (a smaller region does not help where a "
+            "chunk holds the globe), or raise --max-download."
         )
 
 
@@ -285,13 +290,13 @@ def _download(store: Store, part: xr.Dataset, fields: Sequence[Field], at: np.nd
     indices = {"lat": rows, "lon": columns}
     if "level" in part.dims:
         indices["level"] = np.flatnonzero(np.isin(store.dataset["level"].values, part["level"].values))
-    count, size = 0, 0.0
+    chunks, size = 0, 0.0
     for field in fields:
         values = store.dataset[field.source]
         timed = "time" in field.layout.dims
         indices["time"] = (at[:, None] - np.arange(field.summed_steps)).ravel() if timed else at[:1]
         shape = values.encoding.get("chunks") or values.shape
         touched = prod(len(np.unique(indices[str(dim)] // edge)) for dim, edge in zip(values.dims, shape))
-        count += touched
+        chunks += touched
         size += touched * prod(shape) * values.encoding.get("dtype", values.dtype).itemsize
-    return count, size
+    return chunks, size

@@ -5,6 +5,7 @@ workers need the same files and this package; the results are written here eithe
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx import __version__
+from convlstm_wx.data.account import finite_or_none, percent
 from convlstm_wx.data.flags import flag_name
 from convlstm_wx.data.reading import is_projected, open_dataset, source_of
 from convlstm_wx.data.regions import Region, row_weights
@@ -151,12 +153,17 @@ def _check_names(rules: Rules, plans: Mapping[str, FieldPlan], dataset: xr.Datas
 def _check_plausible(
     dataset: xr.Dataset, plans: Mapping[str, FieldPlan], counts: Mapping[str, Counts], rules: Rules
 ) -> None:
-    """Refuse to throw most of a variable away for bounds that nobody asked for: rather, its units are wrong."""
+    """Refuse to throw all of a variable away, or most of it for bounds that nobody asked for: its units are wrong."""
     for name, plan in plans.items():
-        present = counts[name].values - counts[name].missing
-        if name not in rules.bounds and counts[name].outside > _MOST_OUTSIDE * present:
+        present, outside = counts[name].values - counts[name].missing, counts[name].outside
+        if name in rules.bounds and 0 < outside == present:
+            raise ConfigError(
+                f"--bounds {name}={plan.low:.6g}:{plan.high:.6g}: all values of '{name}' lie outside of that, so that "
+                f"none would be left; give bounds in {plan.units}"
+            )
+        if name not in rules.bounds and outside > _MOST_OUTSIDE * present:
             raise DataError(
-                f"{source_of(dataset)}: {100 * counts[name].outside / present:.3g} % of '{name}' lie outside of the "
+                f"{source_of(dataset)}: {percent(outside, present)} of '{name}' lie outside of the "
                 f"plausible range {plan.low:.6g} to {plan.high:.6g} {plan.units}; is it really in "
                 f"{dataset[name].attrs['units']}? Correct its units attribute, or use --bounds or --keep-implausible."
             )
@@ -324,19 +331,30 @@ def _clean_on_worker(request: Request, task: Task) -> Block:
     return clean_block(_open[key], task, request.rules)
 
 
+# What the sources say of themselves and what stays true: not the extent, which may have been cut.
+_KEPT = re.compile(r"(?!Conventions$|coordinates$|geospatial_|time_coverage_|valid_time_st)[A-Za-z][\w .+-]*")
+
+
 def _provenance(
     request: Request, dataset: xr.Dataset, plans: Mapping[str, FieldPlan], counts: Mapping[str, Counts]
 ) -> dict[str, Any]:
-    """Attributes that say where the file comes from: names of files only, never where they lie."""
+    """Attributes that say where the file comes from: those of the sources, and what was done here.
+
+    Of files we tell the names only, never where they lie.
+    """
+    kept = {name: text for name, text in dataset.attrs.get("texts", {}).items() if _KEPT.fullmatch(name)}
     options = {key: value for key, value in asdict(request).items() if key not in ("paths", "rules") and value}
-    options |= {key: value for key, value in asdict(request.rules).items() if value and value != 1}
+    unchanged = asdict(Rules())
+    options |= {key: value for key, value in asdict(request.rules).items() if value != unchanged[key]}
     changed = {name: {key: n for key, n in asdict(counts[name]).items() if n} for name in plans}
     times = {key: int(dataset.attrs.get(key, 0)) for key in ("unsorted_times", "duplicate_times")}
     made = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    done = f"{made} convlstm-wx {__version__} prepare, from {source_of(dataset)}"
     return {
         "source": source_of(dataset),
-        "history": f"{made} convlstm-wx {__version__} prepare, from {source_of(dataset)}",
-        "prepare_options": json.dumps(options, sort_keys=True),
+        **kept,
+        "history": "\n".join([done, kept["history"]] if "history" in kept else [done]),
+        "prepare_options": json.dumps(finite_or_none(options), sort_keys=True),
         "prepare_counts": json.dumps(changed | {"times": times}, sort_keys=True),
         "prepare_versions": json.dumps({"convlstm_wx": __version__, "xarray": xr.__version__, "numpy": np.__version__}),
     }

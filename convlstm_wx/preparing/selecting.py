@@ -40,8 +40,8 @@ def select_period(dataset: xr.Dataset, start: str | None, end: str | None) -> xr
         DataError: if there are no times between them.
     """
     times = dataset["time"].values
-    first = parse_time("--start", start) if start else times[0]
-    last = parse_time("--end", end, last=True) if end else times[-1]
+    first = times[0] if start is None else parse_time("--start", start)
+    last = times[-1] if end is None else parse_time("--end", end, last=True)
     if start and end and last < first:
         raise ConfigError(f"--end {end}: is before --start {start}")
     inside = np.flatnonzero((times >= first) & (times <= last))
@@ -81,4 +81,4 @@ def select(
     part = dataset[list(kept)]
     if levels and "level" in part.dims:
         part = part.isel(level=np.flatnonzero(np.isin(part["level"].values, np.asarray(levels, float))))
-    return select_period(select_region(part, region), start, end)
+    return select_period(select_region(part, region, option="--region"), start, end)

@@ -76,8 +76,9 @@ def open_store(name_or_url: str) -> Store:
             time, latitude and longitude.
     """
     url = STORES.get(name_or_url, name_or_url)
-    (location,) = expand([url])
-    if not location.is_store:
+    locations = expand([url])
+    location = locations[0]
+    if len(locations) > 1 or not location.is_store:
         raise ConfigError(f"--store {url}: no such Zarr store; known are {', '.join(STORES)}, a URL or a folder")
     try:
         return _store(url, open_raw(location, with_dask=False, decode_times=True))

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.reading import is_projected, time_step
 from convlstm_wx.data.regions import row_weights
-from convlstm_wx.files import make_folder
+from convlstm_wx.files import make_folder, replacing
 from convlstm_wx.report.maps import Look, corners
 
 DPI = 120
@@ -60,7 +60,7 @@ def draw_all(folder: Path, dataset: xr.Dataset, channels: Sequence[Channel]) -> 
     """One figure for each channel: channel name -> path.
 
     Raises:
-        ConfigError: if the folder cannot be written.
+        ConfigError: if the folder cannot be written or is full.
     """
     make_folder(folder)
     figures = {}
@@ -146,7 +146,8 @@ def draw(overview: Overview, dataset: xr.Dataset, path: Path) -> Path:
         panel.set_title(text, fontsize=10)
         panel.set_aspect(stretch)
     _series(figure.add_subplot(grid[1, :]), overview, look.units)
-    figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
     return path
 
 

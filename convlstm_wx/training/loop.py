@@ -32,7 +32,7 @@ from convlstm_wx.errors import CheckpointError, ConfigError, DataError, Training
 from convlstm_wx.files import write_text
 from convlstm_wx.models.build import build, count_parameters
 from convlstm_wx.training.averaging import AveragedWeights
-from convlstm_wx.training.losses import WeightedSquaredError
+from convlstm_wx.training.losses import WeightedSquaredError, mean_loss
 from convlstm_wx.training.schedule import EarlyStopping, learning_rate_at
 from convlstm_wx.training.step import Learner, make_optimizer
 
@@ -132,6 +132,7 @@ class Run:
         self.learner = _make_learner(network, config, self.spec, policy, processes)
         self.progress = Progress()
         self.steps_per_epoch = math.ceil(len(self.training_windows) / self._windows_per_step)
+        self.counted_until = self.saved_at = time.monotonic()
         if resume is not None:
             self._restore(resume)
 
@@ -151,21 +152,21 @@ class Run:
         """
         persistence = self._persistence_loss()
         stopping = EarlyStopping(self.config.early_stopping_patience, self.progress.best, self.progress.waited)
+        self.counted_until = self.saved_at = time.monotonic()
         with _stop_requests() as stop_requested:
             while self.progress.epoch <= self.config.num_epochs and not stopping.should_stop:
-                started = time.monotonic()
-                if not self._epoch(stop_requested):
-                    self.progress.elapsed_s += time.monotonic() - started
+                windows_per_s = self._epoch(stop_requested)
+                if windows_per_s is None:
                     return self._save("interrupted.pt")
-                self._finish_epoch(stopping, persistence, started)
+                self._finish_epoch(stopping, persistence, windows_per_s)
         if stopping.should_stop:
             log.info("no better validation loss for %d epochs: stopped early", stopping.patience)
         best = self.folder / "best.pt"
         return best if best.exists() else self.folder / "last.pt"
 
-    def _epoch(self, stop_requested: list[int]) -> bool:
-        """The rest of the epoch under way; False if a stop was requested."""
-        progress = self.progress
+    def _epoch(self, stop_requested: list[int]) -> float | None:
+        """The rest of the epoch under way; returns the windows per second, or None if a stop was requested."""
+        progress, started = self.progress, time.monotonic()
         steps = self._micro_batches(progress.epoch)[progress.step_in_epoch :]
         batches = self.load(self.training_windows, [batch for step in steps for batch in step])
         bar = tqdm(
@@ -176,7 +177,7 @@ class Run:
             disable=None if self.processes.is_main else True,
             leave=False,
         )
-        skipped = 0
+        skipped, before = 0, bar.n
         with bar:
             for step in steps:
                 sums = self.learner.learn(list(islice(batches, len(step))), self._learning_rate())
@@ -189,8 +190,15 @@ class Run:
                 if progress.points:
                     bar.set_postfix(loss=f"{progress.error / progress.points:.3f}", refresh=False)
                 if stop_requested:
-                    return False
-        return True
+                    return None
+                self._save_now_and_then()
+            return (bar.n - before) / (time.monotonic() - started)
+
+    def _save_now_and_then(self) -> None:
+        """Inside an epoch, so that a killed run repeats minutes at most."""
+        every_s = 60 * self.config.save_every_minutes
+        if every_s and time.monotonic() - self.saved_at >= every_s:
+            self._save("last.pt")
 
     def _micro_batches(self, epoch: int) -> list[list[np.ndarray]]:
         """This process's micro-batches of each optimiser step of an epoch."""
@@ -233,24 +241,23 @@ class Run:
     def _persistence_loss(self) -> float:
         return self.learner.persistence_loss(self._validation_batches(), self.spec.target_indices)
 
-    def _finish_epoch(self, stopping: EarlyStopping, persistence: float, started: float) -> None:
+    def _finish_epoch(self, stopping: EarlyStopping, persistence: float, windows_per_s: float) -> None:
         """Validate, note, save."""
         progress = self.progress
         learning_rate = self._learning_rate()
-        trained_s = time.monotonic() - started
         validation = self.learner.validate(self._validation_batches())
         if not math.isfinite(validation):
             raise TrainingError(f"epoch {progress.epoch}: the validation loss is {validation}; lower --learning-rate")
         is_best = stopping.update(validation)
         progress.best, progress.waited = stopping.best, stopping.waited
-        progress.elapsed_s += time.monotonic() - started
+        self._count_time()
         row = (
             progress.epoch,
-            progress.error / progress.points,
+            mean_loss(progress.error, progress.points),
             validation,
             persistence,
             learning_rate,
-            len(self.training_windows) / trained_s,
+            windows_per_s,
             progress.elapsed_s,
         )
         progress.history.append(dict(zip(HISTORY_COLUMNS, row)))
@@ -277,9 +284,16 @@ class Run:
 
     def _save(self, name: str) -> Path:
         path = self.folder / name
+        self._count_time()
         if self.processes.is_main:
             save_checkpoint(path, self.checkpoint())
+        self.saved_at = time.monotonic()
         return path
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.progress.elapsed_s += now - self.counted_until
+        self.counted_until = now
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
@@ -345,6 +359,7 @@ def _some_windows(inputs: TrainingInputs, role: int, name: str) -> Windows:
         raise DataError(
             f"{inputs.spec.source}: no {name} window of {length} consecutive complete times; "
             f"lower --input-steps or --lead-steps, choose other months, or mend the gaps"
+            + "".join(f" ({note})" for note in inputs.notes if "are missing there" in note)
         )
     return windows
 

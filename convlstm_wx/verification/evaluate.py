@@ -21,6 +21,7 @@ from convlstm_wx.verification.wording import lead_label, outcomes, sentence
 log = logging.getLogger(__name__)
 
 REFERENCES = ("persistence", "climatology")
+_MOST_DECIMALS = 6  # of the table: with more, columns touch, and nobody counts the zeros
 TABLE_LEADS = 10
 BY_AREA = "w: sin(upper edge) - sin(lower edge) of the row, edges midway between rows, mean 1 over the region"
 EQUAL = "w: 1 for every grid point; the cells of a projected grid are taken as equal in area"
@@ -200,16 +201,18 @@ def _channel_lines(scores: xr.Dataset) -> Iterator[str]:
     """The name and units of one channel, and a row per lead time."""
     yield f"{scores['channel'].item()} ({scores['units'].item()})"
     smallest = float(scores["rmse"].min())
-    decimals = int(np.clip(2 - np.floor(np.log10(smallest)), 0, 8)) if smallest > 0 else 3
+    decimals = max(0, int(2 - np.floor(np.log10(smallest)))) if smallest > 0 else 3
+    plain = decimals <= _MOST_DECIMALS
+    size, bias = (f".{decimals}f", f"+.{decimals + 1}f") if plain else (".2e", "+.2e")
     for row in range(scores.sizes["lead_time"]):
         at = scores.isel(lead_time=row)
         best, model = float(at["rmse"].min()), at.sel(system="model")
         yield _line(
             (
                 lead_label(float(at["lead_hours"])),
-                *(f"{value:.{decimals}f}{'*' if value == best else ' '}" for value in at["rmse"].values),
-                f"{float(model['mae']):.{decimals}f}",
-                f"{float(model['bias']):+.{decimals + 1}f}",
+                *(f"{value:{size}}{'*' if value == best else ' '}" for value in at["rmse"].values),
+                f"{float(model['mae']):{size}}",
+                f"{float(model['bias']):{bias}}",
                 f"{float(model['acc']):.3f}",
                 f"{int(at['pairs'])}",
             )
