@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from convlstm_wx import __version__
-from convlstm_wx.commands import compare, evaluate, fetch, forecast, inspection, prepare, sample, train
+from convlstm_wx.commands import compare, doctor, evaluate, fetch, forecast, inspection, prepare, sample, train
 from convlstm_wx.commands.options import Formatter, Parser, one_line
 from convlstm_wx.errors import ConvlstmWxError
 
 log = logging.getLogger("convlstm_wx")
 
-COMMANDS = (fetch, prepare, inspection, train, forecast, evaluate, compare, sample)
+COMMANDS = (fetch, prepare, inspection, train, forecast, evaluate, compare, sample, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 a mistake of the user's, 130 stopped by Ctrl-C."""
+    """Run a command; returns the exit code: 0 done, 1 the doctor found something, 2 a mistake of the user's, 130 stopped by Ctrl-C."""
     options = _parser().parse_args(arguments)
     _start_log(options.log_level)
     try:

@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -153,6 +153,15 @@ def _mps(use_amp: bool, why: str, *, several: bool) -> DevicePolicy:
         raise DeviceError(f"--device mps: PyTorch {torch.__version__} {found}. Use --device auto or cpu.")
     if several:
         raise DeviceError("--device mps: one process per Mac; several cannot share the GPU. Run without torchrun.")
+    return _mps_choices(use_amp, why)
+
+
+def rehearsal_of_mps(*, use_amp: bool = False) -> DevicePolicy:
+    """All the choices of MPS with tensors on the CPU, on any machine: what the operator audit trains with."""
+    return replace(_mps_choices(use_amp, "rehearsed on the CPU"), device=torch.device("cpu"))
+
+
+def _mps_choices(use_amp: bool, why: str) -> DevicePolicy:
     fallback = os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
     warning = (
         ("PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU",) if fallback else ()

@@ -8,7 +8,7 @@ import pytest
 from convlstm_wx.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "inspect", "prepare", "fetch", "forecast", "evaluate", "compare", "sample")
+COMMANDS = ("train", "inspect", "prepare", "fetch", "forecast", "evaluate", "compare", "sample", "doctor")
 
 
 def test_every_option_of_the_readme_exists(capsys):

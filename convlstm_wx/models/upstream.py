@@ -70,6 +70,9 @@ def _with_place(x_BCHW: Tensor) -> Tensor:
 
 
 def _points(x_BKHW: Tensor) -> Tensor:
+    """[B, K, H, W] -> [B, N, K]."""
+    if x_BKHW.requires_grad:  # else the 1x1 convolution before gets a channels_last gradient, slow on MPS (#193349)
+        x_BKHW.register_hook(Tensor.contiguous)
     return x_BKHW.flatten(2).transpose(1, 2)
 
 
