@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.models import compiled
+from convlstm_wx.models.blocks import fold_times, unfold_times
 from convlstm_wx.models.build import build, count_parameters
+from convlstm_wx.models.convlstm import ConvLSTM
 
 OPTIONS = {
     "input_channels": 4,
@@ -109,3 +112,39 @@ def test_the_wrong_number_of_upstream_inputs_is_an_error():
 def test_an_unknown_network_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match="no network is called 'transformer'; there are: encoder-forecaster"):
         build("transformer", {})
+
+
+@pytest.mark.parametrize("path", ["plain", "function", "compiled"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_seed_gives_the_losses_that_it_always_gave(path, layout, monkeypatch):
+    """Recorded when the layers were plain PyTorch, batch-major: three steps of gradient descent."""
+    monkeypatch.setenv(compiled.NO_COMPILER, "0" if path == "compiled" else "1")
+    if path == "plain":
+        monkeypatch.setattr(ConvLSTM, "_is_fast", lambda *_: False)
+    network = a_network().to(memory_format=layout)
+    torch.nn.init.constant_(network.head.weight, 0.3)
+    x, forcing, upstream = inputs()
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    losses = []
+    for _ in range(3):
+        loss = (network(x, forcing, upstream) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses == pytest.approx([2.0338072776794434, 1.959157109260559, 1.89291250705719], rel=1e-5)
+
+
+def test_times_fold_into_the_batch_and_back():
+    x = torch.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
+    folded = fold_times(x)
+    assert torch.equal(folded[2 * 1 + 0], x[0, 1])
+    assert torch.equal(unfold_times(folded, 3), x)
+
+
+def test_layers_hand_on_their_output_without_a_copy():
+    h, _ = ConvLSTM(3, 4)(torch.randn(2, 3, 3, 7, 5))
+    folded = fold_times(h)
+    assert folded.data_ptr() == h.data_ptr()
+    assert folded.is_contiguous(memory_format=torch.channels_last)
+    assert unfold_times(folded, 3).data_ptr() == h.data_ptr()

@@ -1,5 +1,6 @@
 """Runs that are killed, folders that are shared, checkpoints that are damaged: nothing is lost."""
 
+import os
 import random
 import signal
 import subprocess
@@ -53,8 +54,9 @@ def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, 
     command = [sys.executable, ROOT / "train_convlstm.py", "--data", data, *SMALL, *options, *often]
     command = [str(part) for part in [*command, "--output-dir", folder, "--resume", "auto"]]
     steps = []
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: sums depend on the number of threads
     for kill in range(KILLS):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         for line in process.stdout:
             if line.startswith("output"):  # the last line before it trains
                 break
@@ -67,7 +69,7 @@ def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, 
         steps.append(load_checkpoint(newest).training["progress"]["global_step"] if newest else 0)
     assert steps == sorted(steps)
     assert 0 < steps[-1] < load_checkpoint(tmp_path / "whole/last.pt").training["progress"]["global_step"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_same_state(tmp_path / "whole/last.pt", folder / "last.pt")
     assert_same_state(tmp_path / "whole/best.pt", folder / "best.pt")

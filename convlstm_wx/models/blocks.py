@@ -27,6 +27,21 @@ def grow(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
         return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def fold_times(x_BTCHW: Tensor) -> Tensor:
+    """[T B, C, H, W], time-major, for the layers without recurrence; :func:`unfold_times` takes it back.
+
+    Channels_last except on MPS. What comes out of a ConvLSTM on a CPU has that layout: no copy is made of it.
+    """
+    if x_BTCHW.device.type == "mps":
+        return x_BTCHW.transpose(0, 1).flatten(0, 1)
+    return x_BTCHW.permute(1, 0, 3, 4, 2).flatten(0, 1).movedim(-1, 1)
+
+
+def unfold_times(x_NCHW: Tensor, times: int) -> Tensor:
+    """[T B, C, H, W] -> [B, T, C, H, W], a view."""
+    return x_NCHW.unflatten(0, (times, -1)).transpose(0, 1)
+
+
 class RecurrentPyramid(nn.Module):
     """ConvLSTM layers at full, half, quarter ... resolution, each fed by the one above it.
 
@@ -49,14 +64,14 @@ class RecurrentPyramid(nn.Module):
 
         All times pass through the convolutions between the layers in one call each.
         """
-        batch = x_BTCHW.shape[0]
-        features = functional.silu(self.stem(x_BTCHW.flatten(0, 1)))
+        times = x_BTCHW.shape[1]
+        features = functional.silu(self.stem(fold_times(x_BTCHW)))
         states = []
         for level, cell in enumerate(self.cells):
             if level > 0:
                 features = functional.silu(self.downs[level - 1](features))
-            hidden_BTKHW, state = cell(self.dropout(features).unflatten(0, (batch, -1)))
-            features = hidden_BTKHW.flatten(0, 1)
+            hidden_BTKHW, state = cell(unfold_times(self.dropout(features), times))
+            features = fold_times(hidden_BTKHW)
             states.append(state)
         return states
 
