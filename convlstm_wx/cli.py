@@ -18,7 +18,7 @@ COMMANDS = (fetch, prepare, inspection, train, forecast, evaluate, compare, samp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 the doctor found something, 2 a mistake of the user's, 130 stopped by Ctrl-C."""
+    """Run a command; returns 0 done, 1 the doctor found a fault, 2 a mistake of the user, 130 stopped by Ctrl-C."""
     options = _parser().parse_args(arguments)
     _start_log(options.log_level)
     try:
