@@ -68,6 +68,12 @@ class DevicePolicy:
             return torch.cuda.max_memory_allocated(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
+        status = Path("/proc/self/status")
+        # Linux: ru_maxrss begins with the peak of the process that started this one.
+        lines = status.read_text().splitlines() if status.exists() else []
+        for line in lines:
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 

@@ -47,7 +47,7 @@ def assert_same_state(a: Path, b: Path) -> None:
 @pytest.mark.slow
 def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, tmp_path):
     """SIGKILL, SIGTERM and SIGINT at random moments, each time gone on with --resume auto."""
-    options = ["--num-epochs", "14", "--early-stopping-patience", "0", "--checkpoint-frequency", "2"]
+    options = ["--num-epochs", "40", "--early-stopping-patience", "0", "--checkpoint-frequency", "2"]
     often = ["--save-every-minutes", "0.002"]
     assert train(data, tmp_path / "whole", *options) == 0
     folder, rng = tmp_path / "killed", random.Random(0)
@@ -60,7 +60,7 @@ def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, 
         for line in process.stdout:
             if line.startswith("output"):  # the last line before it trains
                 break
-        time.sleep(rng.uniform(0.05, 0.4))
+        time.sleep(rng.uniform(0.05, 0.3))
         how = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[kill % 3]
         process.send_signal(how)
         said = process.communicate(timeout=120)[0]
