@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_forecast
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, refuse_input
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     init_times = choose_init_times(
         checkpoint.spec, dataset, options.init_time or (), options.start, options.end, upstream
     )
-    check_output(output, [*options.data, *(options.upstream_data or ()), options.checkpoint])
+    refuse_input("--output", output, [*options.data, *(options.upstream_data or ()), options.checkpoint])
+    check_output(output)
     made = make_forecast(
         checkpoint,
         dataset,

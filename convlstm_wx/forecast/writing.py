@@ -3,8 +3,6 @@
 Shapes: N init times, L lead times, D target channels, H lat, W lon.
 """
 
-from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +121,13 @@ def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> No
             dataset.to_netcdf(temporary, encoding=encoding | {str(name): compression for name in dataset.data_vars})
 
 
-def check_output(path: Path, inputs: Sequence[str | Path] = ()) -> None:
+def check_output(path: Path) -> None:
     """Refuse what could not or should not be written, before hours are spent on it. Nothing is created.
 
-    Args:
-        path: where the forecast is to go.
-        inputs: files, or globs of them, that must not be replaced.
-
     Raises:
-        ConfigError: for an unknown ending, a missing package, a folder that cannot be written, an input file, or
-            something in the way that is no forecast.
+        ConfigError: for an unknown ending, a missing package, a folder that cannot be written, or something in the way
+            that is no forecast.
     """
-    files = [file for entry in inputs for file in glob(str(entry)) or [str(entry)]]
-    if any(path.resolve() == Path(file).resolve() for file in files):
-        raise ConfigError(f"--output {path}: is an input of this command; choose another name")
     is_store = any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
     if path.is_dir() and not (path.suffix == ".zarr" and is_store):
         raise ConfigError(f"--output {path}: is a folder that is not a Zarr store; choose another name")

@@ -135,6 +135,11 @@ def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field: np.ndarray, band:
         panel.set_facecolor("#e8e8e8")
     else:
         panel.contourf(lon, lat, field, band.levels, cmap=band.colormap, norm=norm, extend="both")
+    degree_axes(panel)
+
+
+def degree_axes(panel: Axes) -> None:
+    """A few round longitudes and latitudes along the edges of a map, with faint lines."""
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 3, 5, 10]))
     panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 3, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees((value + 180) % 360 - 180, "EW")))

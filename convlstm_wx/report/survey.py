@@ -15,13 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.reading import is_projected, time_step
 from convlstm_wx.data.regions import row_weights
 from convlstm_wx.files import make_folder, replacing
-from convlstm_wx.report.maps import Look, corners
+from convlstm_wx.report.maps import Look, corners, degree_axes
 
 DPI = 120
 READ_BYTES = 128e6
@@ -169,22 +168,12 @@ def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field_HW: np.ndarray, lo
         lon, lat, masked, cmap=look.colormap, norm=norm, shading="flat" if lat.ndim == 2 else "nearest"
     )
     panel.set_facecolor(MISSING_COLOUR)
-    panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 3, 5, 10]))
-    panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 3, 5, 10]))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees((value + 180) % 360 - 180, "EW")))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _degrees(value, "NS")))
-    panel.tick_params(labelsize=8)
-    panel.grid(color="black", alpha=0.18, linewidth=0.6)
+    degree_axes(panel)
     assert panel.figure is not None
     bar = panel.figure.colorbar(cells, ax=panel, orientation="horizontal", pad=0.02, aspect=35)
     bar.ax.tick_params(labelsize=8)
     bar.set_ticks(levels[::2].tolist(), labels=[f"{level:g}" for level in levels[::2]])
     bar.set_label(look.units, fontsize=9)
-
-
-def _degrees(value: float, sides: str) -> str:
-    side = sides[0] if value > 0 else sides[1] if value < 0 else ""
-    return f"{abs(value):g}°{side}"
 
 
 def _series(panel: Axes, overview: Overview, units: str) -> None:
