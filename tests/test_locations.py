@@ -192,3 +192,27 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch, address, packag
     monkeypatch.setattr(locations, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(DataError, match=rf"needs {package}, .*pip install 'convlstm_wx\[cloud\]'"):
         open_dataset([address])
+
+
+@pytest.mark.real_data
+def test_a_file_is_open_once_however_often_it_is_read(real_data):
+    """A second handle on a file of Copernicus makes the NetCDF library fail, or crash, once one of them is closed."""
+    file = real_data / "era5_plev_merapi_6h_202601.nc"
+    chance = np.random.default_rng(1)
+    kept = []
+    for _ in range(150):
+        dataset = open_dataset([file])
+        assert np.isfinite(dataset["t"][0].values).all()
+        kept.append(dataset)
+        if len(kept) > 20:
+            kept.pop(int(chance.integers(len(kept))))
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    file = tmp_path / "region.nc"
+    held = []
+    for value in (1.0, 2.0):
+        (small() * 0 + value).to_netcdf(tmp_path / "next.nc")
+        (tmp_path / "next.nc").replace(file)
+        held.append(open_dataset([file]))
+        assert (held[-1]["t2m"].values == value).all()

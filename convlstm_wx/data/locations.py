@@ -13,8 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
+from weakref import WeakValueDictionary
 
+import netCDF4
 import xarray as xr
+from xarray.backends import CachingFileManager, NetCDF4DataStore
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from convlstm_wx.data.classic import missing_bytes
 from convlstm_wx.errors import DataError
@@ -27,6 +31,7 @@ _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "gs": "aiohttp", "gcs": "aio
 _GOOGLE_CLOUD = "https://storage.googleapis.com"
 _NETCDF_ENDINGS = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5")
 _CONNECT_S, _READ_S = 20, 120  # the libraries' own limits are up to five minutes
+_handles: WeakValueDictionary[tuple, CachingFileManager] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,8 @@ def open_raw(location: Location, *, with_dask: bool, decode_times: bool = False)
             warnings.simplefilter("ignore", xr.SerializationWarning)
             warnings.simplefilter("ignore", RuntimeWarning)  # a Zarr store without consolidated metadata
             dataset = xr.open_dataset(
-                location.served_at,
-                engine="zarr" if location.is_store else "netcdf4",
+                location.served_at if location.is_store else NetCDF4DataStore(_handle(location.path)),
+                engine="zarr" if location.is_store else None,
                 # A Zarr store's own chunks; a NetCDF file may be one chunk as a whole, or cut very small.
                 chunks=({} if location.is_store else "auto") if with_dask else None,
                 decode_times=decode_times,
@@ -143,6 +148,20 @@ def open_raw(location: Location, *, with_dask: bool, decode_times: bool = False)
             f"{location.address}: no variables are listed there; a store behind an address needs consolidated metadata"
         )
     return dataset
+
+
+def _handle(path: Path) -> CachingFileManager:
+    """The one open handle of a file, shared by all who read it and closed after the last of them.
+
+    The NetCDF library breaks (HDF error, or a crash) where a file with strings, as Copernicus writes them, is open more
+    than once and one of its handles is closed.
+    """
+    state = path.stat()
+    key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
+    handle = _handles.get(key)
+    if handle is None:
+        _handles[key] = handle = CachingFileManager(netCDF4.Dataset, key[0], mode="r", lock=NETCDF4_PYTHON_LOCK)
+    return handle
 
 
 def _reach(location: Location) -> dict[str, Any]:
