@@ -7,6 +7,7 @@ runs. It is written to a temporary name, synced and renamed, so that what bears 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import library_errors, replacing
 from convlstm_wx.models.build import build
-from convlstm_wx.models.forecaster import EncoderForecaster
+from convlstm_wx.models.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Checkpoint:
         training: all that training needs to go on exactly: own weights, optimiser, moving average, random states,
             progress and history.
         versions: of the software that wrote it.
+        written: when that was, UTC; "" if it is not in a file yet, or in one of an earlier version.
     """
 
     config: TrainConfig
@@ -50,8 +52,9 @@ class Checkpoint:
     weights: dict[str, Tensor]
     training: dict[str, Any]
     versions: dict[str, str]
+    written: str = ""
 
-    def network(self) -> EncoderForecaster:
+    def network(self) -> Network:
         """The trained network, on the CPU and ready to forecast."""
         network = build(self.model_name, self.model_options)
         network.load_state_dict(self.weights)
@@ -73,6 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": checkpoint.versions,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": checkpoint.config.to_dict(),
         "spec": _arrays_to_tensors(checkpoint.spec.to_dict()),
         "model_name": checkpoint.model_name,
@@ -80,8 +84,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "weights": _to_cpu(checkpoint.weights),
         "training": _to_cpu(checkpoint.training),
     }
-    with replacing(path) as temporary, library_errors():
-        torch.save(contents, temporary)
+    with replacing(path) as temporary, library_errors(), temporary.open("wb") as file:
+        torch.save(contents, file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -91,7 +95,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: if there is none, if it is truncated, another program's, or of a newer format.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if not is_there:
         raise CheckpointError(f"{path}: no such checkpoint; training writes best.pt and last.pt into its output folder")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -137,6 +145,7 @@ def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
             weights=contents["weights"],
             training=contents["training"],
             versions=contents["versions"],
+            written=contents.get("written", ""),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path}: an entry is missing or malformed ({error}); the file is damaged") from error

@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from convlstm_wx import __version__
-from convlstm_wx.commands import compare, doctor, evaluate, fetch, forecast, inspection, prepare, sample, train
+from convlstm_wx.commands import (
+    compare,
+    doctor,
+    evaluate,
+    fetch,
+    forecast,
+    info,
+    inspection,
+    plot_history,
+    prepare,
+    sample,
+    train,
+)
 from convlstm_wx.commands.options import Formatter, Parser, one_line
 from convlstm_wx.errors import ConvlstmWxError
 
 log = logging.getLogger("convlstm_wx")
 
-COMMANDS = (fetch, prepare, inspection, train, forecast, evaluate, compare, sample, doctor)
+COMMANDS = (fetch, prepare, inspection, train, info, plot_history, forecast, evaluate, compare, sample, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

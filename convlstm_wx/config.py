@@ -4,23 +4,35 @@ Each field is also a command-line option and a key of a TOML file: `input_steps`
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 from convlstm_wx.errors import ConfigError
 
 Box = tuple[float, float, float, float]
+AUTO = 0  # a number that the program is to find
 
 
 def _option(
-    default: Any, group: str, help: str, *, kind: type = str, shape: str = "one", low: float | None = None
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    kind: type = str,
+    shape: str = "one",
+    low: float | None = None,
+    choices: tuple[str, ...] = (),
+    auto: bool = False,
 ) -> Any:
     """A field with what the command line needs to offer it.
 
-    The shape is 'one' value, 'many' of them, a 'box' of four numbers, or several 'boxes'; low is the lowest value.
+    The shape is 'one' value, 'many' of them, a 'box' of four numbers, or several 'boxes'; low is the lowest value;
+    choices are all that a text may say, if it may not say anything; auto allows that word for AUTO.
     """
-    return field(default=default, metadata={"group": group, "help": help, "kind": kind, "shape": shape, "low": low})
+    metadata = {"group": group, "help": help, "kind": kind, "shape": shape, "low": low, "choices": choices}
+    return field(default=default, metadata=metadata | {"auto": auto})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +99,80 @@ class TrainConfig:
         (), "Regions", "variables to read from those files (default: all on the grid)", shape="many"
     )
 
+    model: str = _option(
+        "encoder-forecaster",
+        "Network",
+        "the network: encoder-forecaster; unet, which forecasts one step and is rolled out; shi2015, to compare with",
+        choices=("encoder-forecaster", "unet", "shi2015"),
+    )
     hidden_channels: tuple[int, ...] = _option(
         (32, 64), "Network", "width of the ConvLSTM at each resolution, finest first", kind=int, shape="many", low=1
     )
     kernel_size: int = _option(3, "Network", "width of the ConvLSTM kernels, odd, grid points", kind=int, low=1)
     dropout: float = _option(0.3, "Network", "share of features dropped while training, 0 to 1", kind=float, low=0)
+    upstream_fusion: str = _option(
+        "attention",
+        "Network",
+        "how upstream regions tell the target: each point asks all of theirs, or their fields are stretched over it",
+        choices=("attention", "resample"),
+    )
 
     num_epochs: int = _option(12, "Training", "passes over the training windows", kind=int, low=1)
-    batch_size: int = _option(4, "Training", "windows per micro-batch", kind=int, low=1)
+    batch_size: int = _option(
+        4, "Training", "windows per micro-batch; auto finds how many fit", kind=int, low=AUTO, auto=True
+    )
     gradient_accumulation_steps: int = _option(1, "Training", "micro-batches per optimiser step", kind=int, low=1)
+    recompute: bool = _option(
+        False, "Training", "compute the gates of the ConvLSTM twice, for less memory and more time", kind=bool
+    )
     learning_rate: float = _option(5e-4, "Training", "peak learning rate of AdamW", kind=float, low=0)
     weight_decay: float = _option(0.1, "Training", "weight decay of AdamW", kind=float, low=0)
+    schedule: str = _option(
+        "cosine",
+        "Training",
+        "after the warm-up the learning rate falls along a cosine, or whenever the validation loss rests on a plateau",
+        choices=("cosine", "plateau"),
+    )
+    plateau_factor: float = _option(
+        0.5, "Training", "what a plateau multiplies the learning rate with, 0 to 1", kind=float, low=0
+    )
+    plateau_patience: int = _option(
+        2, "Training", "epochs without a better validation loss that make a plateau", kind=int, low=1
+    )
     gradient_clip_norm: float = _option(1.0, "Training", "longest gradient, 0 for no limit", kind=float, low=0)
     input_noise: float = _option(
         0.2, "Training", "noise on the inputs while training, in typical one-step changes", kind=float, low=0
     )
     ema_decay: float = _option(0.999, "Training", "moving average of the weights, 0 for none", kind=float, low=0)
+    loss: str = _option(
+        "mse",
+        "Training",
+        "what an error costs; errors are in typical one-step changes of their variable",
+        choices=("mse", "mae", "huber", "log-cosh"),
+    )
+    huber_delta: float = _option(
+        1.0, "Training", "where the Huber loss turns from squares to lines, in the same unit", kind=float, low=0
+    )
+    variable_weights: tuple[str, ...] = _option(
+        (), "Training", "how much variables or channels count: t2m=2 z@500hPa=0.5 (default: all 1)", shape="many"
+    )
+    rain_weights: tuple[str, ...] = _option(
+        (),
+        "Training",
+        "how much errors of precipitation count where it truly reached so many mm per step: 1=2 5=5 10=10 "
+        "(default: all alike)",
+        shape="many",
+    )
+    curriculum_epochs: int = _option(
+        0, "Training", "epochs over which learning goes from one lead time to all, 0 for all at once", kind=int, low=0
+    )
+    scheduled_sampling: float = _option(
+        0.0,
+        "Training",
+        "how likely a lead time starts from the truth, not the forecast, falling to 0 over the run",
+        kind=float,
+        low=0,
+    )
     early_stopping_patience: int = _option(
         4, "Training", "epochs without a better validation loss before stopping, 0 for never", kind=int, low=0
     )
@@ -110,6 +180,20 @@ class TrainConfig:
 
     device: str = _option("auto", "Device", "auto (CUDA, else MPS, else CPU), cuda, cuda:N, mps or cpu")
     use_amp: bool = _option(False, "Device", "half precision where the device has it natively", kind=bool)
+    amp_dtype: str = _option(
+        "auto",
+        "Device",
+        "which half precision: bfloat16 where the device has it, float16 on other GPUs",
+        choices=("auto", "bfloat16", "float16"),
+    )
+    compile: bool = _option(
+        False, "Device", "torch.compile: minutes of waiting first, then faster on CUDA; not on MPS", kind=bool
+    )
+    tf32: bool = _option(True, "Device", "on CUDA, products of float32 numbers with 10-bit mantissas", kind=bool)
+    memory_cap: bool = _option(True, "Device", "on MPS, no more memory than Apple recommends for a program", kind=bool)
+    auto_batch: bool = _option(
+        True, "Device", "when memory runs out, go on with fewer windows at once and as many in a step", kind=bool
+    )
 
     output_dir: str | None = _option(None, "Output", "folder of the run (default: checkpoints/<name of the data>)")
     checkpoint_frequency: int = _option(5, "Output", "epochs between periodic checkpoints, 0 for none", kind=int, low=0)
@@ -117,10 +201,14 @@ class TrainConfig:
         15.0, "Output", "minutes between saves of last.pt inside an epoch, 0 for none", kind=float, low=0
     )
     keep_checkpoints: int = _option(3, "Output", "periodic checkpoints to keep, 0 for all", kind=int, low=0)
+    tensorboard: bool = _option(
+        False, "Output", "curves and example forecasts for TensorBoard, in the folder's tensorboard/", kind=bool
+    )
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             self._check_range(entry.name, getattr(self, entry.name), entry.metadata["low"])
+            self._check_choice(entry.name, getattr(self, entry.name), entry.metadata["choices"])
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"--kernel-size {self.kernel_size}: must be odd, so that the grid keeps its size")
         if not self.hidden_channels:
@@ -131,8 +219,43 @@ class TrainConfig:
         for name in ("upstream_region", "upstream_data"):
             if getattr(self, name) and not self.include_upstream:
                 raise ConfigError(f"{as_flag(name)} does nothing without --include-upstream; add it")
+        self._check_network()
         if self.upstream_variables and not self.upstream_data:
             raise ConfigError("--upstream-variables does nothing without --upstream-data; add it")
+        self._check_learning()
+        if self.amp_dtype != "auto" and not self.use_amp:
+            raise ConfigError(f"--amp-dtype {self.amp_dtype} does nothing without --use-amp; add it")
+
+    def _check_network(self) -> None:
+        """What not every network can do."""
+        if self.upstream_fusion != "attention" and not self.include_upstream:
+            raise ConfigError("--upstream-fusion does nothing without --include-upstream; add it")
+        if self.model == "shi2015" and self.include_upstream:
+            raise ConfigError("--model shi2015 reads no upstream regions; take another or drop --include-upstream")
+
+    def _check_learning(self) -> None:
+        """The settings of loss and schedule, which lean on each other."""
+        if self.huber_delta == 0:
+            raise ConfigError("--huber-delta 0: must be above 0; for lines only, take --loss mae")
+        if not 0 < self.plateau_factor < 1:
+            raise ConfigError(f"--plateau-factor {self.plateau_factor:g}: must be above 0 and below 1")
+        if self.scheduled_sampling > 1:
+            raise ConfigError(f"--scheduled-sampling {self.scheduled_sampling:g}: a probability is at most 1")
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        for name, needed, value in (
+            ("huber_delta", "loss", "huber"),
+            ("plateau_factor", "schedule", "plateau"),
+            ("plateau_patience", "schedule", "plateau"),
+        ):
+            if getattr(self, name) != defaults[name] and getattr(self, needed) != value:
+                raise ConfigError(f"{as_flag(name)} does nothing without {as_flag(needed)} {value}; add it")
+        if self.curriculum_epochs > self.num_epochs:
+            raise ConfigError(f"--curriculum-epochs {self.curriculum_epochs}: the run has {self.num_epochs} epochs")
+        for name in ("curriculum_epochs", "scheduled_sampling"):
+            if getattr(self, name) and self.lead_steps == 1:
+                raise ConfigError(f"{as_flag(name)} does nothing with one lead time; raise --lead-steps")
+        parse_weights("--variable-weights", self.variable_weights)
+        parse_rain_weights(self.rain_weights)
 
     @staticmethod
     def _check_range(name: str, value: Any, low: float | None) -> None:
@@ -141,9 +264,16 @@ class TrainConfig:
             if low is not None and number is not None and not low <= number < 2**63:
                 raise ConfigError(f"{as_flag(name)} {number:g}: must be at least {low:g} and less than 2^63")
 
+    @staticmethod
+    def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+        if choices and value not in choices:
+            raise ConfigError(f"{as_flag(name)} {value}: there are {', '.join(choices)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, tuples as lists, for JSON and checkpoints."""
-        return json.loads(json.dumps(asdict(self)))
+        entries = json.loads(json.dumps(asdict(self)))
+        wanted = {entry.name for entry in fields(self) if entry.metadata["auto"]}
+        return {name: "auto" if name in wanted and value == AUTO else value for name, value in entries.items()}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any], source: str = "configuration") -> "TrainConfig":
@@ -176,17 +306,64 @@ def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def parse_weights(option: str, entries: Sequence[str], *, example: str = "t2m=2") -> dict[str, float]:
+    """Entries such as "t2m=2" as names and weights.
+
+    Raises:
+        ConfigError: for an entry of another form, a weight below 0, or a name that is there twice.
+    """
+    weights: dict[str, float] = {}
+    for entry in entries:
+        name, _, text = entry.rpartition("=")
+        weight = _number(text)
+        if not name or not 0 <= weight < math.inf:
+            raise ConfigError(f"{option} {entry}: write it as {example}, with a weight of at least 0")
+        if name in weights:
+            raise ConfigError(f"{option} {entry}: '{name}' has a weight already")
+        weights[name] = weight
+    return weights
+
+
+def parse_rain_weights(entries: Sequence[str]) -> dict[float, float]:
+    """Entries such as "5=2" as thresholds (mm per step, increasing) and weights.
+
+    Raises:
+        ConfigError: for an entry of another form, or a threshold that is not above 0.
+    """
+    weights = parse_weights("--rain-weights", entries, example="5=2")
+    for text in weights:
+        if not 0 < _number(text) < math.inf:
+            raise ConfigError(f"--rain-weights {text}=...: a threshold is a number of mm above 0, as in 5=2")
+    return dict(sorted((float(text), weight) for text, weight in weights.items()))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _coerce(value: Any, entry: Field, where: str) -> Any:
     """A JSON or TOML value as the field's type: lists become tuples, integers floats; anything else is an error."""
     kind, shape = entry.metadata["kind"], entry.metadata["shape"]
     if value is None and entry.default is None:
         return None
     if shape == "one":
-        return _scalar(value, kind, where)
+        return _or_auto(value, entry, where) if entry.metadata["auto"] else _scalar(value, kind, where)
     if shape == "box":
         return _box(value, where)
     items = value if isinstance(value, list | tuple) else [value]
     return tuple(_box(item, where) if shape == "boxes" else _scalar(item, kind, where) for item in items)
+
+
+def _or_auto(value: Any, entry: Field, where: str) -> Any:
+    if value == "auto":
+        return AUTO
+    number = _scalar(value, entry.metadata["kind"], where)
+    if number == AUTO:
+        raise ConfigError(f"{as_flag(entry.name)} {number}: must be at least 1, or auto")
+    return number
 
 
 def _box(value: Any, where: str) -> Box:

@@ -31,6 +31,7 @@ AXIS_ALIASES: dict[str, tuple[str, ...]] = {
     "lon": ("lon", "longitude", "nav_lon", "xlong", "long", "lons", "longitudes", "g0_lon_2", "x"),
     "init_time": ("init_time", "forecast_reference_time", "reference_time", "time"),
     "lead_time": ("lead_time", "prediction_timedelta", "forecast_period", "step", "lead"),
+    "realization": ("realization", "member", "number", "ensemble_member"),
 }
 
 
@@ -253,6 +254,51 @@ def _is_called(known: KnownVariable, lower: str) -> bool:
     return lower == known.name or lower in known.aliases
 
 
+def physical_limits(name: str, attrs: Mapping[Any, Any]) -> tuple[float, float] | None:
+    """What a quantity that cannot be negative (rain, humidity, cloud cover ...) may be, in the file's own units.
+
+    None for any other variable, and where the units are not understood.
+    """
+    known = recognise(name, attrs)
+    conversion = unit_conversion(str(attrs.get("units", "")), known.units) if known is not None else None
+    if known is None or not known.non_negative or conversion is None:
+        return None
+    scale, offset = conversion
+    highest = known.valid_max if known.valid_max <= 1 or known.units == "%" else float("inf")  # shares have an end
+    return (known.valid_min - offset) / scale, (highest - offset) / scale
+
+
+_WB2_ON_LEVELS = {
+    "t": "temperature",
+    "z": "geopotential",
+    "u": "u_component_of_wind",
+    "v": "v_component_of_wind",
+    "w": "vertical_velocity",
+    "q": "specific_humidity",
+}
+_WB2_AT_THE_SURFACE = {
+    "t2m": "2m_temperature",
+    "u10": "10m_u_component_of_wind",
+    "v10": "10m_v_component_of_wind",
+    "msl": "mean_sea_level_pressure",
+    "sp": "surface_pressure",
+    "sst": "sea_surface_temperature",
+    "tcwv": "total_column_water_vapour",
+    "tcc": "total_cloud_cover",
+}
+
+
+def weatherbench_name(name: str, attrs: Mapping[Any, Any], *, on_levels: bool) -> str:
+    """What WeatherBench 2 calls a variable; its own name where that is not known, or where the units are others.
+
+    Precipitation keeps its name: WeatherBench 2's tell the hours that are summed, which a file does not.
+    """
+    known = recognise(name, attrs)
+    if known is None or normalise_units(str(attrs.get("units", ""))) != known.units:
+        return name
+    return (_WB2_ON_LEVELS if on_levels else _WB2_AT_THE_SURFACE).get(known.name, name)
+
+
 def is_precipitation(name: str, attrs: Mapping[Any, Any]) -> bool:
     """Whether the variable is rain, snow or both: never negative, and learnt as log1p of millimetres."""
     known = recognise(name, attrs)
@@ -275,6 +321,11 @@ def millimetres_factor(units: str) -> float:
         f"precipitation in units of '{units}' is not understood; known are m, mm, kg m-2, mm d-1, mm h-1, m s-1 and "
         "kg m-2 s-1. Correct the variable's units attribute."
     )
+
+
+def millimetres_units(units: str) -> str:
+    """What precipitation is in after :func:`millimetres_factor`: "mm" (amounts) or "mm d-1" (rates)."""
+    return "mm" if unit_conversion(units, "mm") is not None else "mm d-1"
 
 
 # unit: (what it measures, scale, offset) with base = scale * value + offset. A kg m-2 is taken as a mm of water.

@@ -8,7 +8,9 @@ import gc
 import os
 import platform
 import resource
+import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,21 @@ from pathlib import Path
 import torch
 
 from convlstm_wx.errors import DeviceError
+
+# The last is oneDNN's way to say it on a CPU.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive")
+CPUINFO = Path("/proc/cpuinfo")
+MPS_TORCH = (2, 13)
+WATERMARK = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Mode of torch.compile and why, by kind of device.
+_COMPILING: dict[str, tuple[str | None, str]] = {
+    # Small convolutions wait for their launch: CUDA graphs launch a whole pass at once.
+    "cuda": ("reduce-overhead", "torch.compile with CUDA graphs"),
+    "mps": (None, "--compile has no effect: compiled training is slower on MPS (pytorch#150121)"),
+    "cpu": ("default", "torch.compile, as asked; on a CPU the layers' own passes are mostly as fast"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class DevicePolicy:
         channels_last: memory layout of network and batches; on MPS its backward is 30 times slower (pytorch#193349).
         fused_optimizer: AdamW as one kernel.
         reasons: one line for each choice.
+        compile_mode: of torch.compile for training; None: not compiled.
     """
 
     device: torch.device
@@ -42,12 +60,29 @@ class DevicePolicy:
     channels_last: bool
     fused_optimizer: bool
     reasons: tuple[str, ...]
+    compile_mode: str | None = None
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of the forward pass; weights, cell state, loss and metrics stay float32."""
         return torch.autocast(
             self.device.type, dtype=self.amp_dtype or torch.bfloat16, enabled=self.amp_dtype is not None
         )
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """The gradient scaler of float16; for other types one that does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.use_grad_scaler)
+
+    def compiling(self) -> "DevicePolicy":
+        """The same with torch.compile where it can be of use, and why."""
+        mode, reason = _COMPILING[self.device.type]
+        return replace(self, compile_mode=mode, reasons=(*self.reasons, reason))
+
+    def in_float32(self) -> "DevicePolicy":
+        """The same without half precision."""
+        if self.amp_dtype is None:
+            return self
+        reasons = (self.reasons[0], "float32: half precision failed in this run", *self.reasons[2:])
+        return replace(self, amp_dtype=None, use_grad_scaler=False, reasons=reasons)
 
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network on the device, in the memory layout that suits it."""
@@ -95,16 +130,29 @@ class DevicePolicy:
             torch.mps.set_rng_state(states["mps"])
 
 
-def choose_device(name: str = "auto", *, use_amp: bool = False, local_rank: int | None = None) -> DevicePolicy:
+def choose_device(
+    name: str = "auto",
+    *,
+    use_amp: bool = False,
+    amp_dtype: str = "auto",
+    tf32: bool = True,
+    cap_memory: bool = True,
+    local_rank: int | None = None,
+) -> DevicePolicy:
     """The policy for a device: 'auto' takes CUDA, else MPS, else the CPU.
 
     Args:
         name: auto, cuda, cuda:N, mps or cpu.
         use_amp: half precision where the device has it natively.
+        amp_dtype: which: bfloat16, float16, or auto for the one that suits the device.
+        tf32: on CUDA, float32 products with TF32's short mantissa.
+        cap_memory: on MPS, no more memory than Apple recommends, so that a run says that it is out of memory before the
+            system starts to swap.
         local_rank: this process's number on its machine when several train together; each takes its own GPU.
 
     Raises:
-        DeviceError: if the device that was asked for is not there, or its name is unknown.
+        DeviceError: if the device that was asked for is not there, its name is unknown, or it has no such half
+            precision.
     """
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cuda", "mps", "cpu") or (index and (kind != "cuda" or not index.isdigit())):
@@ -114,14 +162,15 @@ def choose_device(name: str = "auto", *, use_amp: bool = False, local_rank: int 
         why = {"cuda": "CUDA found", "mps": "no CUDA, MPS found", "cpu": "neither CUDA nor MPS found"}[kind]
     else:
         why = "as asked"
+    asked = amp_dtype if use_amp else "none"
     if kind == "cuda":
-        return _cuda(int(index) if index else local_rank or 0, use_amp, why)
+        return _cuda(int(index) if index else local_rank or 0, asked, why, tf32=tf32)
     if kind == "mps":
-        return _mps(use_amp, why, several=local_rank is not None)
-    return _cpu(use_amp, why)
+        return _mps(asked, why, several=local_rank is not None, cap_memory=cap_memory)
+    return _cpu(asked, why)
 
 
-def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
+def _cuda(index: int, asked: str, why: str, *, tf32: bool) -> DevicePolicy:
     if not torch.cuda.is_available():
         raise DeviceError(
             f"--device cuda: PyTorch {torch.__version__} finds no CUDA GPU. Use --device auto or cpu, "
@@ -130,11 +179,12 @@ def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
     if index >= torch.cuda.device_count():
         raise DeviceError(f"--device cuda:{index}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")
     # TF32 keeps float32's range with 10 bits of mantissa: enough for weather fields, several times faster.
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
     with torch.cuda.device(index):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = None if not use_amp else torch.bfloat16 if native else torch.float16
+    dtype = _cuda_dtype(asked, native, torch.cuda.get_device_name(index))
+    plain = "TF32 in convolutions, --no-tf32 for all digits" if tf32 else "no TF32, as asked"
     return DevicePolicy(
         device=torch.device("cuda", index),
         amp_dtype=dtype,
@@ -145,53 +195,74 @@ def _cuda(index: int, use_amp: bool, why: str) -> DevicePolicy:
         fused_optimizer=True,
         reasons=(
             f"{torch.cuda.get_device_name(index)} ({why})",
-            f"{_dtype_name(dtype)} autocast"
+            f"{_autocast_name(dtype)}; the rest float32 ({plain})"
             if dtype
-            else "float32 (TF32 in convolutions; --use-amp for half precision)",
+            else f"float32 ({plain}; --use-amp for half precision)",
         ),
     )
 
 
-def _mps(use_amp: bool, why: str, *, several: bool) -> DevicePolicy:
+def _cuda_dtype(asked: str, has_bf16: bool, name: str) -> torch.dtype | None:
+    if asked == "bfloat16" and not has_bf16:
+        raise DeviceError(f"--amp-dtype bfloat16: {name} has none; use --amp-dtype float16 or auto")
+    return _HALF.get("bfloat16" if asked == "auto" and has_bf16 else "float16" if asked == "auto" else asked)
+
+
+def _mps(asked: str, why: str, *, several: bool, cap_memory: bool) -> DevicePolicy:
     if not torch.backends.mps.is_available():
         built = torch.backends.mps.is_built()
         found = "needs macOS 14 and Apple silicon" if built else "was built without MPS"
         raise DeviceError(f"--device mps: PyTorch {torch.__version__} {found}. Use --device auto or cpu.")
     if several:
         raise DeviceError("--device mps: one process per Mac; several cannot share the GPU. Run without torchrun.")
-    return _mps_choices(use_amp, why)
+    if cap_memory and WATERMARK not in os.environ:
+        # PyTorch's own limit is 1.7 times what Apple recommends: by then the whole system swaps.
+        torch.mps.set_per_process_memory_fraction(1.0)
+    return _mps_choices(asked, why)
 
 
 def rehearsal_of_mps(*, use_amp: bool = False) -> DevicePolicy:
     """All the choices of MPS with tensors on the CPU, on any machine: what the operator audit trains with."""
-    return replace(_mps_choices(use_amp, "rehearsed on the CPU"), device=torch.device("cpu"))
+    return replace(_mps_choices("auto" if use_amp else "none", "rehearsed on the CPU"), device=torch.device("cpu"))
 
 
-def _mps_choices(use_amp: bool, why: str) -> DevicePolicy:
-    fallback = os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
-    warning = (
-        ("PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU",) if fallback else ()
-    )
+def _mps_choices(asked: str, why: str) -> DevicePolicy:
+    # bfloat16: PyTorch's own tests leave out float16 gradients of convolutions on MPS.
+    dtype = _HALF.get("bfloat16" if asked == "auto" else asked)
     return DevicePolicy(
         device=torch.device("mps"),
-        amp_dtype=torch.bfloat16 if use_amp else None,
-        use_grad_scaler=False,
+        amp_dtype=dtype,
+        use_grad_scaler=dtype is torch.float16,
         pin_memory=False,
         gathering_threads=1,
         channels_last=False,
         fused_optimizer=False,
         reasons=(
             f"Apple GPU through MPS ({why})",
-            "bfloat16 autocast" if use_amp else "float32 (--use-amp for bfloat16)",
-            *warning,
+            _autocast_name(dtype) if dtype else "float32 (--use-amp for bfloat16)",
+            *_mps_warnings(dtype),
         ),
     )
 
 
-def _cpu(use_amp: bool, why: str) -> DevicePolicy:
+def _mps_warnings(dtype: torch.dtype | None) -> Iterator[str]:
+    """What a user of MPS should hear of."""
+    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
+        yield "PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU"
+    if WATERMARK in os.environ and not os.environ[WATERMARK].strip("0."):
+        yield f"{WATERMARK} is 0: memory has no limit, and the system may fail; unset it"
+    if dtype is torch.float16:
+        yield "float16 gradients are untested on MPS: Apple's library may end the process"
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MPS_TORCH:
+        yield f"PyTorch {torch.__version__}: {'.'.join(map(str, MPS_TORCH))} or newer is recommended on MPS"
+
+
+def _cpu(asked: str, why: str) -> DevicePolicy:
+    if asked == "float16":
+        raise DeviceError("--amp-dtype float16: not on a CPU; use --amp-dtype bfloat16 or auto")
     native = cpu_has_bf16()
-    dtype = torch.bfloat16 if use_amp and native else None
-    if not use_amp:
+    dtype = torch.bfloat16 if native and asked != "none" else None
+    if asked == "none":
         precision = "float32" + (" (--use-amp for bfloat16, which this CPU has)" if native else "")
     else:
         precision = (
@@ -211,12 +282,21 @@ def _cpu(use_amp: bool, why: str) -> DevicePolicy:
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU computes in bfloat16 natively (avx512_bf16 or AMX on x86, bf16 on Arm); emulated it is slower."""
-    flags = Path("/proc/cpuinfo")
-    if flags.exists():
-        words = set(flags.read_text().split())
+    if CPUINFO.exists():
+        words = set(CPUINFO.read_text().split())
         return bool(words & {"avx512_bf16", "amx_bf16"}) or (platform.machine() == "aarch64" and "bf16" in words)
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == "1"
     return False
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so: PyTorch has a class of its own for CUDA only, for the CPU and MPS just words."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in words for said in _NO_MEMORY)
+
+
+def _autocast_name(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} autocast" + (" with scaled gradients" if dtype is torch.float16 else "")

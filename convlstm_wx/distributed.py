@@ -1,12 +1,19 @@
 """Several processes that train together, as torchrun starts them; alone, everything here is a no-op."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
+
+from convlstm_wx.errors import ConvlstmWxError, TrainingError
+
+PATIENCE = timedelta(hours=12)  # the first process may have a large data cache to build
+HEAD_START_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,21 @@ class Processes:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all processes."""
+        """Each value summed over all processes.
+
+        Raises:
+            TrainingError: if one of them is no longer there.
+        """
         if self.world_size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(total)
+        with _together():
+            distributed.all_reduce(total)
         return total.tolist()
+
+    def any(self, holds: bool) -> bool:
+        """Whether it holds in at least one process."""
+        return self.sum(holds)[0] > 0
 
     def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over all processes; one that was not computed counts as zero."""
@@ -45,21 +61,47 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            distributed.all_reduce(parameter.grad)
+            with _together():
+                distributed.all_reduce(parameter.grad)
+
+    @contextmanager
+    def first_on_each_machine(self) -> Iterator[None]:
+        """A block that one process of each machine goes through before the others do."""
+        if self.local_rank:
+            self.sum(0)
+        yield
+        if not self.local_rank:
+            self.sum(0)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            "another of the processes has failed or was killed, so this one ends too; the checkpoints are whole, "
+            "go on with --resume auto"
+        ) from error
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
     """The process group of torchrun's environment, left again at the end; a single process without one.
 
-    PyTorch's own choice of backends: gloo for tensors on the CPU, nccl for those on GPUs.
+    PyTorch's own choice of backends: gloo for tensors on the CPU, nccl for those on GPUs. Most mistakes are found by
+    all processes alike: the main one says so at once, and while the others wait torchrun ends them.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    distributed.init_process_group()
+    distributed.init_process_group(timeout=PATIENCE)
     try:
         here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         yield Processes(distributed.get_rank(), distributed.get_world_size(), *here)
+    except ConvlstmWxError:
+        if distributed.get_rank():
+            time.sleep(HEAD_START_S)
+        raise
     finally:
         distributed.destroy_process_group()

@@ -67,8 +67,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, option: str = "--output-dir") -> Iterator[None]:
     """Holds a folder for this process, until the block or the process ends.
+
+    Args:
+        folder: that exists.
+        option: of the command line, that chose the folder, for the message.
 
     Raises:
         ConfigError: if another process holds it.
@@ -83,7 +87,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise ConfigError(f"{folder}: another run is writing here; choose another --output-dir") from error
+        raise ConfigError(f"{folder}: another run is writing here; choose another {option}") from error
     except OSError:  # a file system without locks
         pass
     try:
@@ -98,7 +102,8 @@ def library_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise OSError(str(error)) from error
+        cause = error.__context__  # PyTorch's own words are about positions in a file
+        raise (cause if isinstance(cause, OSError) else OSError(str(error))) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -182,9 +182,11 @@ def a_run(
 ) -> Callable[[], object]:
     """One training step, or one forecast, of a workload built from a variant of the layer; fresh inputs each time."""
     torch.manual_seed(0)
-    network = WORKLOADS[name](LAYERS[variant.removesuffix(", no compiler")]).to(device)
+    network = WORKLOADS[name](LAYERS[variant.removesuffix(", no compiler").removesuffix(", compiled")]).to(device)
     if device == "cuda":
         network = network.to(memory_format=torch.channels_last)
+    if variant.endswith(", compiled"):
+        network.compile()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     shape, target = WORKLOADS[name].shape, WORKLOADS[name].target
     if grid is not None:
@@ -229,6 +231,10 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast]))
 
 
+def has_compiler() -> bool:
+    return compiled.library(torch.float32) is not None
+
+
 def measure_speed(name: str, rounds: int) -> None:
     for training in (True, False):
         kind = "training step" if training else "inference"
@@ -241,6 +247,8 @@ def measure_speed(name: str, rounds: int) -> None:
             "ours bf16": a_run(name, "ours", training=training, bf16=True),
             "ceiling bf16": ceiling(name, torch.bfloat16, training=training),
         }
+        if has_compiler():
+            runs["textbook, compiled"] = a_run(name, "textbook, compiled", training=training, bf16=False)
         if training:
             runs["ours, recomputing"] = a_run(name, "ours, recomputing", training=True, bf16=False)
         seconds = alternate(runs, rounds)
@@ -252,6 +260,7 @@ def measure_speed(name: str, rounds: int) -> None:
                 *(name, kind, variant, f"{1e3 * statistics.median(seconds[variant]):.0f} ms"),
                 f"{ratio(seconds, 'textbook', variant):.2f}x",
                 f"{ratio(seconds, 'textbook bf16', variant):.2f}x" if variant.endswith("bf16") else "",
+                f"{ratio(seconds, 'textbook, compiled', variant):.2f}x" if "textbook, compiled" in runs else "",
                 f"{100 * ratio(seconds, top, variant):.0f} %",
             )
 
@@ -370,12 +379,12 @@ def main() -> None:
     if arguments.memory_of:
         report_own_memory(*arguments.memory_of)
         return
-    has_pass = compiled.library(torch.float32) is not None
     print(f"PyTorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; ", end="")
-    print("pointwise pass compiled" if has_pass else "pointwise pass in PyTorch: no compiler")
+    print("pointwise pass compiled" if has_compiler() else "pointwise pass in PyTorch: no compiler")
     if not arguments.skip_speed:
         print("\n## Speed on the CPU\n")
-        table("workload", "what", "variant", "time", "over the textbook cell", "over it in bf16", "of the ceiling")
+        over = ("over the textbook cell", "over it in bf16", "over it compiled")
+        table("workload", "what", "variant", "time", *over, "of the ceiling")
         for name in arguments.workloads:
             measure_speed(name, arguments.rounds)
     if not arguments.skip_memory:

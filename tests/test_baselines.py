@@ -1,169 +1,104 @@
-"""Persistence and climatology: from training times alone, right with gaps, missing values and the turn of the year."""
+"""The rivals by hand: what each holds, from which times it learns, and which apply."""
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from convlstm_wx.errors import DataError
 from convlstm_wx.verification import baselines
-from convlstm_wx.verification.baselines import fit_climatology, read
+from convlstm_wx.verification.baselines import choose, damping, diurnal_persistence, latest_at_same_hour, persistence
+from convlstm_wx.verification.climatology import fit_climatology
+from convlstm_wx.verification.inverse_model import Record
+from tests.weather import autoregressive, times
+
+HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")
+DAY = 24 * HOUR
 
 
-def times(start: str, end: str, step_hours: int = 24) -> np.ndarray:
-    """Times from start up to, not including, end."""
-    return np.arange(start, end, np.timedelta64(step_hours, "h"), dtype="datetime64[h]").astype("datetime64[ns]")
+def record(values: np.ndarray, at: np.ndarray, training: np.ndarray) -> Record:
+    """A record [time, lat, lon] and the climatology of its training times."""
+    fields = xr.DataArray(values, {"time": at}, ("time", "lat", "lon"), name="t2m")
+    return Record(fields, fit_climatology(fields, training, at))
 
 
-def fields(at: np.ndarray, values: np.ndarray | None = None) -> xr.DataArray:
-    """A field per time; by default the value is the number of the time, 0, 1, 2 ..., on 2 x 3 points."""
-    values = np.arange(at.size) if values is None else values
-    data = np.repeat(np.asarray(values, float), 6).reshape(at.size, 2, 3)
-    return xr.DataArray(data, dims=("time", "lat", "lon"), coords={"time": at}, name="t2m")
+def numbers(at: np.ndarray) -> np.ndarray:
+    """The hour since 2000 as a field of one point."""
+    return ((at - np.datetime64("2000-01-01")) / HOUR)[:, None, None]
 
 
-def season(at: np.ndarray) -> np.ndarray:
-    """A smooth year: 10 in winter, 20 in summer."""
-    day = (at - at.astype("datetime64[Y]")) / np.timedelta64(1, "D")
-    return 15 - 5 * np.cos(2 * np.pi * day / 365.25)
-
-
-def test_read_gives_the_fields_of_the_times_in_their_order():
-    at = times("2000-01-01", "2000-01-11")
-    assert read(fields(at), at[[7, 2, 3, 3]])[:, 0, 0].tolist() == [7, 2, 3, 3]
-
-
-def test_read_gives_nan_where_the_data_has_no_such_time():
-    at = times("2000-01-01", "2000-01-11")
-    wanted = np.array([at[9], at[9] + np.timedelta64(1, "D"), at[0]])
-    np.testing.assert_array_equal(read(fields(at), wanted)[:, 1, 2], [9, np.nan, 0])
-    assert np.isnan(read(fields(at), wanted[1:2])).all()
-
-
-def test_read_of_scattered_times_equals_read_of_all():
-    at = times("2000-01-01", "2010-01-01")
-    np.testing.assert_array_equal(read(fields(at), at[[3600, 5]])[:, 0, 0], [3600, 5])
-
-
-def test_windowed_climatology_equals_the_weighted_mean_done_by_hand():
-    at = times("2000-01-01", "2006-01-01")
-    values = np.random.default_rng(0).standard_normal(at.size)
-    wanted = np.array(["2006-01-03", "2006-07-01"], "datetime64[ns]")
-    climatology = fit_climatology(fields(at, values), at, wanted)
-    day = (at.astype("datetime64[D]") - at.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
-    for time, today in zip(wanted, (2, 181)):
-        apart = np.abs(day - today)
-        weight = np.clip(1 - np.minimum(apart, 366 - apart) / 31, 0, None)  # wraps: late December counts for 3 January
-        assert climatology.at(time[None])[0, 1, 1] == pytest.approx(np.average(values, weights=weight), rel=1e-10)
-    assert "61-day triangular window" in climatology.description
-    assert "6.0 years" in climatology.description
-
-
-def test_climatology_does_not_move_when_held_out_values_change():
-    at = times("2000-01-01", "2006-01-01")
-    training, held_out = at[:1800], at[1900:]
-    values = np.random.default_rng(1).standard_normal(at.size)
-    changed = np.where(np.isin(at, training), values, 1e6)
-    before, after = (fit_climatology(fields(at, v), training, held_out).at(held_out) for v in (values, changed))
-    np.testing.assert_array_equal(before, after)
-
-
-def test_harmonics_recover_a_smooth_year_from_two_years_even_across_a_held_out_month():
-    at = times("2000-01-01", "2002-01-01")
-    training = at[(at.astype("datetime64[M]").astype(int) % 12) != 6]  # every July is held out
-    july = np.array(["2001-07-16"], "datetime64[ns]")
-    climatology = fit_climatology(fields(at, season(at)), training, july)
-    assert climatology.at(july)[0, 0, 0] == pytest.approx(season(july)[0], abs=0.05)
-    assert climatology.description.startswith("annual and semi-annual harmonics")
-
-
-def test_a_whole_season_without_training_gets_the_annual_harmonic_alone():
-    at = times("2000-01-01", "2006-01-01")
-    month = at.astype("datetime64[M]").astype(int) % 12
-    training = at[(month < 5) | (month > 7)]  # no June, July, August
-    july = np.array(["2005-07-16"], "datetime64[ns]")
-    climatology = fit_climatology(fields(at, season(at)), training, july)
-    assert climatology.at(july)[0, 0, 0] == pytest.approx(season(july)[0], abs=0.2)
-    assert "lack" in climatology.description
-
-
-def test_under_a_year_of_training_gives_the_mean_per_hour_of_day_and_says_so():
-    at = times("2000-01-01", "2000-04-30", step_hours=6)
-    hour = (at - at.astype("datetime64[D]")) // np.timedelta64(1, "h")
-    climatology = fit_climatology(fields(at, hour + np.tile([-1, 1], at.size // 8).repeat(4)), at, at[-4:])
-    np.testing.assert_allclose(climatology.at(at[-4:])[:, 0, 0], [0, 6, 12, 18], atol=1e-6)
-    assert "season cannot be known" in climatology.description
-
-
-def test_the_diurnal_cycle_is_kept_apart_from_the_season():
-    at = times("2000-01-01", "2002-01-01", step_hours=6)
-    hour = ((at - at.astype("datetime64[D]")) // np.timedelta64(1, "h")).astype(float)
-    climatology = fit_climatology(fields(at, season(at) + hour), at, at[-4:])
-    np.testing.assert_allclose(climatology.at(at[-4:])[:, 0, 0], season(at[-4:]) + hour[-4:], atol=0.05)
-
-
-def test_times_of_day_that_nobody_asks_for_change_nothing():
-    at = times("2000-01-01", "2000-01-11", step_hours=6)
-    hour = (at - at.astype("datetime64[D]")) / np.timedelta64(1, "h")
-    climatology = fit_climatology(fields(at, hour), at, at[1:2])
-    assert climatology.at(at[1:2])[0, 0, 0] == 6
-
-
-@pytest.mark.parametrize("years", [1, 2, 6])
-def test_a_missing_value_is_left_out_and_a_point_that_is_never_valid_stays_missing(years):
-    at = times("2000-01-01", f"{2000 + years}-01-01")
-    data = fields(at, np.full(at.size, 7.0))
-    data[::3, 0, 0] = np.nan
-    data[:, 1, 2] = np.nan
-    usual = fit_climatology(data, at, at[:40]).at(at[:40])
-    np.testing.assert_allclose(usual[:, 0], 7.0)
-    assert np.isnan(usual[:, 1, 2]).all()
-
-
-def test_a_point_with_few_values_falls_back_to_their_mean():
-    at = times("2000-01-01", "2002-01-01")
-    data = fields(at, season(at))
-    data[1:, 0, 0] = np.nan
-    usual = fit_climatology(data, at, at[180:181]).at(at[180:181])
-    assert usual[0, 0, 0] == pytest.approx(float(data[0, 0, 0]))
-
-
-def test_precipitation_climatology_is_never_negative():
-    at = times("2000-01-01", "2002-01-01")
-    rain = np.where(season(at) > 19, 10.0, 0.0)
-    assert fit_climatology(fields(at, rain), at, at[:366]).at(at[:366]).min() < 0
-    assert fit_climatology(fields(at, rain), at, at[:366], never_negative=True).at(at[:366]).min() == 0
-
-
-def test_bands_and_blocks_do_not_change_the_climatology(monkeypatch):
-    at = times("2000-01-01", "2005-01-01", step_hours=12)
-    data = fields(at, np.random.default_rng(2).standard_normal(at.size))
-    data[5:900:7, 1, 1] = np.nan
-    whole = fit_climatology(data, at, at[-100:]).at(at[-100:])
-    monkeypatch.setattr(baselines, "ACCUMULATOR_BYTES", 1)  # one row at a time
-    monkeypatch.setattr(baselines, "READ_BYTES", 3 * 8 * 50)  # fifty times at a time
-    np.testing.assert_allclose(fit_climatology(data, at, at[-100:]).at(at[-100:]), whole, rtol=1e-12)
+def test_persistence_is_the_state_of_the_init_time():
+    init = np.array(["2000-01-03T06"], "datetime64[ns]")
+    assert persistence(init, 3 * HOUR, numbers).item() == 54
 
 
 @pytest.mark.parametrize(
-    ("training", "wanted", "message"),
-    [
-        (times("1990-01-01", "1990-02-01"), times("2000-01-01", "2000-01-03"), "none of the 31 training times"),
-        (times("2000-01-01", "2000-01-05"), times("2000-01-06T06", "2000-01-07"), "no training time at 06:00 UTC"),
-    ],
+    ("lead_hours", "latest"),
+    [(6, "2000-01-02T12"), (18, "2000-01-03T00"), (24, "2000-01-03T06"), (30, "2000-01-02T12"), (48, "2000-01-03T06")],
 )
-def test_what_cannot_be_known_is_an_error_that_says_why(training, wanted, message):
-    with pytest.raises(DataError, match=message):
-        fit_climatology(fields(times("2000-01-01", "2000-02-01")), training, wanted)
+def test_diurnal_persistence_is_the_latest_known_state_at_the_valid_hour(lead_hours, latest):
+    init = np.array(["2000-01-03T06"], "datetime64[ns]")
+    assert latest_at_same_hour(init, lead_hours * HOUR) == np.array([latest], "datetime64[ns]")
+    expected = (np.datetime64(latest) - np.datetime64("2000-01-01")) / HOUR
+    assert diurnal_persistence(init, lead_hours * HOUR, numbers).item() == expected
 
 
-@pytest.mark.real_data
-def test_climatology_of_the_masked_india_file_is_missing_only_outside_of_india(real_data):
-    with xr.open_dataset(real_data / "imd_india_1deg_daily_1991-2000_tmax_tmin.nc") as india:
-        tmax = india["tmax"].transpose("time", "lat", "lon").load()
-    at = tmax["time"].values
-    usual = fit_climatology(tmax, at[:2500], at[2600:]).at(at[2600:])
-    ever = np.isfinite(tmax[:2500]).any("time").values
-    assert np.isfinite(usual[:, ever]).all()
-    assert np.isnan(usual[:, ~ever]).all()
-    error = usual - tmax[2600:].values
-    assert np.sqrt(np.nanmean(error**2)) < 2.5  # persistence of the annual mean gives 4.6 degC
+def test_diurnal_persistence_applies_only_where_it_is_not_persistence():
+    assert "diurnal_persistence" not in choose(None, np.array([DAY, 2 * DAY]))
+    assert "diurnal_persistence" in choose(None, np.array([6 * HOUR, DAY]))
+
+
+def test_chosen_rivals_come_with_the_two_that_are_always_there():
+    assert choose(["damped_persistence"], np.array([DAY])) == ["persistence", "damped_persistence", "climatology"]
+    assert choose(None, np.array([6 * HOUR])) == list(baselines.NAMES)
+
+
+def test_damping_finds_the_memory_of_a_known_series():
+    # AR(1): the regression coefficient at k steps is memory^k.
+    at = times("2000-01-01", "2012-01-01")
+    values = autoregressive(at.size, (3, 4), memory=0.8, seed=0)
+    found = damping(record(values, at, at), at, np.array([DAY, 3 * DAY]))
+    np.testing.assert_allclose(found[DAY], 0.8, atol=0.03)
+    np.testing.assert_allclose(found[3 * DAY], 0.8**3, atol=0.06)
+
+
+def test_damping_keeps_the_difference_between_points_of_a_long_record_but_not_of_a_short_one():
+    at = times("2000-01-01", "2020-01-01")
+    values = np.concatenate(
+        [autoregressive(at.size, (2, 4), 0.3, seed=1), autoregressive(at.size, (2, 4), 0.9, seed=2)], axis=1
+    )
+    long = damping(record(values, at, at), at, np.array([DAY]))[DAY]
+    np.testing.assert_allclose(long[:2], 0.3, atol=0.06)
+    np.testing.assert_allclose(long[2:], 0.9, atol=0.06)
+    alike = autoregressive(60, (4, 4), 0.6, seed=3)  # points differ by chance alone
+    short = damping(record(alike, at[:60], at[:60]), at[:60], np.array([DAY]))[DAY]
+    own = np.array([np.polyfit(alike[:-1, i, j], alike[1:, i, j], 1)[0] for i in range(4) for j in range(4)])
+    assert short.std() < 0.5 * own.std()
+
+
+def test_damping_does_not_move_when_held_out_values_change():
+    at = times("2000-01-01", "2004-01-01")
+    values = autoregressive(at.size, (2, 3), 0.7, seed=4)
+    changed = values.copy()
+    changed[1000:] = 1e6
+    leads = np.array([DAY, 2 * DAY])
+    before, after = (damping(record(v, at, at[:1000]), at[:1000], leads) for v in (values, changed))
+    for lead in leads:
+        np.testing.assert_array_equal(before[lead], after[lead])
+
+
+def test_damping_in_blocks_equals_damping_at_once(monkeypatch):
+    at = times("2000-01-01", "2003-01-01")
+    values = autoregressive(at.size, (2, 3), 0.7, seed=5)
+    values[40:60, 0, 0] = np.nan
+    known, leads = record(values, at, at), np.array([DAY, 5 * DAY])
+    whole = damping(known, at, leads)
+    monkeypatch.setattr(baselines, "READ_BYTES", 8 * 6 * 100)  # a hundred times at a time
+    for lead, factors in damping(known, at, leads).items():
+        np.testing.assert_allclose(factors, whole[lead], rtol=1e-12)
+
+
+def test_damping_of_a_point_that_is_never_observed_is_no_error():
+    at = times("2000-01-01", "2003-01-01")
+    values = autoregressive(at.size, (2, 3), 0.7, seed=6)
+    values[:, 1, 1] = np.nan
+    found = damping(record(values, at, at), at, np.array([DAY]))[DAY]
+    assert np.isfinite(found).all()

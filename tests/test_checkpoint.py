@@ -12,7 +12,7 @@ from convlstm_wx.data.inputs import prepare_training
 from convlstm_wx.errors import CheckpointError
 from convlstm_wx.files import replacing
 from convlstm_wx.models.build import build
-from convlstm_wx.training.loop import MODEL_NAME, model_options
+from convlstm_wx.training.blueprint import blueprint
 from tests.region_files import region, write
 
 
@@ -21,9 +21,9 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     path = write(region(days=60), tmp_path_factory.mktemp("data") / "region.nc")
     config = TrainConfig(data=(str(path),), hidden_channels=(4, 8), input_steps=2, lead_steps=2)
     spec = prepare_training(config).spec
-    options = model_options(config, spec)
-    weights = dict(build(MODEL_NAME, options).named_parameters())
-    return Checkpoint(config, spec, MODEL_NAME, options, weights, {"step": 3}, versions())
+    plan = blueprint(config, spec)
+    weights = dict(build(*plan).named_parameters())
+    return Checkpoint(config, spec, *plan, weights, {"step": 3}, versions())
 
 
 def test_save_and_load_give_the_same(checkpoint, tmp_path):

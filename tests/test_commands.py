@@ -65,7 +65,8 @@ def evaluation(trained: Path, output: Path, *options: object) -> int:
 def test_training_leaves_what_it_promises(trained):
     names = sorted(path.name for path in (trained / "run").iterdir())
     periodic = ["epoch_0002.pt", "epoch_0003.pt"]  # of three, the newest two are kept
-    assert names == ["best.pt", "config.json", *periodic, "history.csv", "last.pt", "training.log"]
+    logs = ["history.csv", "last.pt", "training.log", "validation_rmse.csv"]
+    assert names == ["best.pt", "config.json", *periodic, *logs]
     assert json.loads((trained / "run/config.json").read_text())["hidden_channels"] == [4, 8]
     rows = list(csv.DictReader((trained / "run/history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -168,7 +169,8 @@ def test_overwrite_replaces_the_old_run_whole(reference, short, tmp_path):
     (folder / "notes.txt").write_text("mine")
     assert run("train", *short, "--output-dir", folder, "--overwrite") == 0
     names = {path.name for path in folder.iterdir()}
-    assert names == {"best.pt", "last.pt", "config.json", "history.csv", "training.log", "notes.txt"}
+    logs = {"config.json", "history.csv", "validation_rmse.csv", "training.log"}
+    assert names == {"best.pt", "last.pt", "notes.txt", *logs}
     assert same(weights_after(folder / "last.pt"), weights_after(reference / "last.pt"))
 
 
@@ -287,7 +289,7 @@ def test_a_forecast_as_zarr_in_the_layout_of_weatherbench(trained, tmp_path):
     assert run("forecast", *data, "--layout", "wb2") == 0
     assert run("forecast", *data, "--layout", "wb2") == 0  # replaced as a whole
     forecast = xr.open_zarr(output)
-    assert set(forecast["z"].dims) == {"time", "prediction_timedelta", "level", "latitude", "longitude"}
+    assert set(forecast["geopotential"].dims) == {"time", "prediction_timedelta", "level", "latitude", "longitude"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.zarr"]
 
 
@@ -305,7 +307,8 @@ def test_evaluation_scores_the_held_out_months_and_draws(trained, tmp_path, caps
     scores = xr.open_dataset(tmp_path / "evaluation/scores.nc")
     split = load_checkpoint(trained / "run/best.pt").spec.split
     assert scores["init_time"].values.min() >= np.datetime64(split.held_out[0][0])
-    assert scores["system"].values.tolist() == ["model", "persistence", "climatology"]
+    rivals = ["persistence", "damped_persistence", "climatology", "linear_inverse_model"]
+    assert scores["system"].values.tolist() == ["model", *rivals]
 
 
 def test_months_seen_in_training_are_refused_unless_allowed(trained, tmp_path, capsys):
@@ -352,6 +355,19 @@ def test_confidence_and_seed_change_the_intervals(trained, tmp_path):
     a, b, c = (xr.open_dataset(tmp_path / name / "scores.nc")["skill_low"] for name in changes)
     assert (b > a).any()
     assert (c != a).any()
+
+
+def test_baselines_thresholds_and_boxes_are_those_asked_for(trained, tmp_path):
+    options = ["--baselines", "damped_persistence", "--thresholds", "tp=1,3", "t2m=p80", "--box", 50, 56, -6, 2]
+    assert evaluation(trained, tmp_path / "e", *options) == 0
+    scores = xr.open_dataset(tmp_path / "e/scores.nc")
+    assert scores["reference"].values.tolist() == ["persistence", "damped_persistence", "climatology"]
+    assert scores["threshold_label"].sel(channel="tp").values.tolist() == ["1 mm", "3 mm"]
+    assert scores["threshold_label"].sel(channel="t2m").values.tolist() == ["p80", ""]
+    assert scores["box"].values.tolist() == ["50..56N -6..2E"]
+    told = json.loads((tmp_path / "e/scores.json").read_text())
+    assert {row["threshold_label"] for row in told["events"]} == {"1 mm", "3 mm", "p80", "p90", "p95"}
+    assert "damped persistence" in (tmp_path / "e/report.html").read_text()
 
 
 def test_the_training_file_is_asked_for_before_hours_of_forecasts(trained, tmp_path, capsys):
@@ -407,6 +423,7 @@ def test_points_that_training_never_saw_stay_missing(tmp_path):
 
 # mistakes
 
+EVALUATE = ["evaluate", "--checkpoint", "run/best.pt", "--output", "e"]
 RESUME = ["--data", "region.nc", "--resume", "run/last.pt", "--num-epochs", "2"]
 
 
@@ -519,6 +536,11 @@ def _exit_code(arguments: list[str]) -> int:
         ),
         (["evaluate", "--checkpoint", "run/best.pt", "--output", "text.nc/e"], "cannot be written"),
         (["evaluate", "--forecast", "text.nc", "--output", "e"], "text.nc: not a NetCDF file"),
+        ([*EVALUATE, "--baselines", "luck"], "invalid choice: 'luck'"),
+        ([*EVALUATE, "--thresholds", "snow=1"], "snow is not forecast"),
+        ([*EVALUATE, "--thresholds", "tp=x"], "write NAME=VALUE,VALUE"),
+        ([*EVALUATE, "--box", "0", "5", "0", "5"], "Check --box"),
+        ([*EVALUATE, "--box", "9", "5", "0", "5"], "the smaller first"),
         (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--confidence", "95"], "between 0 and 1"),
         (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--seed", "-1"], "whole number from 0"),
         (["evaluate", "--checkpoint", "run/best.pt", "--output", "e", "--device", "cuda:99"], "--device cuda"),

@@ -1,13 +1,17 @@
 """The device policy; what needs a GPU is skipped without one."""
 
+import os
 import platform
+import sys
 
 import pytest
 import torch
 
 from convlstm_wx import device
-from convlstm_wx.device import choose_device
+from convlstm_wx.cli import main
+from convlstm_wx.device import _cuda_dtype, _mps_choices, choose_device, cpu_has_bf16, is_out_of_memory
 from convlstm_wx.errors import DeviceError
+from tests.region_files import region, write
 
 
 def test_auto_takes_cuda_then_mps_then_the_cpu():
@@ -43,6 +47,152 @@ def test_random_states_come_back():
 
 def test_peak_memory_is_that_of_a_process_with_torch():
     assert 50 * 2**20 < choose_device("cpu").peak_memory_bytes() < 2**40
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(DeviceError, match="--amp-dtype float16: not on a CPU; use --amp-dtype bfloat16 or auto"):
+        choose_device("cpu", use_amp=True, amp_dtype="float16")
+    assert choose_device("cpu", amp_dtype="float16").amp_dtype is None
+
+
+@pytest.mark.parametrize("answer", ["1", "0", ""])
+def test_a_mac_is_asked_whether_its_cpu_has_bfloat16(tmp_path, monkeypatch, answer):
+    """A sysctl that answers as one does there, in a machine without /proc/cpuinfo."""
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text(f'#!/bin/sh\n[ "$*" = "-n hw.optional.arm.FEAT_BF16" ] && echo {answer}\n')
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "none")
+    assert cpu_has_bf16() == (answer == "1")
+
+
+def test_half_precision_on_mps_is_bfloat16_unless_float16_is_asked_for():
+    for asked, dtype, is_scaled in (("auto", torch.bfloat16, False), ("float16", torch.float16, True)):
+        policy = _mps_choices(asked, "")
+        assert (policy.amp_dtype, policy.use_grad_scaler) == (dtype, is_scaled)
+        assert ("Apple's library may end the process" in " ".join(policy.reasons)) == is_scaled
+    assert _mps_choices("none", "").amp_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_bf16", "dtype"),
+    [
+        ("none", True, None),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float16),
+        ("float16", True, torch.float16),
+        ("bfloat16", True, torch.bfloat16),
+    ],
+)
+def test_half_precision_on_cuda_is_bfloat16_where_the_gpu_has_it(asked, has_bf16, dtype):
+    assert _cuda_dtype(asked, has_bf16, "a GPU") is dtype
+
+
+def test_bfloat16_on_a_gpu_without_it_is_refused():
+    with pytest.raises(DeviceError, match="--amp-dtype bfloat16: a GPU has none; use --amp-dtype float16 or auto"):
+        _cuda_dtype("bfloat16", False, "a GPU")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_a_choice(tf32):
+    policy = choose_device("cuda", tf32=tf32)
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
+    assert ("no TF32, as asked" in policy.reasons[1]) == (not tf32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize(("dtype", "scaled"), [("float16", True), ("bfloat16", False)])
+def test_on_cuda_only_float16_is_scaled(dtype, scaled):
+    policy = choose_device("cuda", use_amp=True, amp_dtype=dtype)
+    assert str(policy.amp_dtype) == f"torch.{dtype}"
+    assert policy.make_scaler().is_enabled() == scaled
+
+
+def test_without_half_precision_a_policy_is_float32(monkeypatch):
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: True)
+    policy = choose_device("cpu", use_amp=True).in_float32()
+    assert policy.amp_dtype is None
+    assert "half precision failed" in policy.reasons[1]
+    assert choose_device("cpu").in_float32() == choose_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "warning"),
+    [
+        ("PYTORCH_ENABLE_MPS_FALLBACK", "1", "unsupported operators will run slowly on the CPU"),
+        ("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.0", "memory has no limit, and the system may fail; unset it"),
+    ],
+)
+def test_what_is_set_against_mps_is_told(monkeypatch, variable, value, warning):
+    monkeypatch.delenv(variable, raising=False)
+    assert warning not in " ".join(_mps_choices("none", "").reasons)
+    monkeypatch.setenv(variable, value)
+    assert warning in " ".join(_mps_choices("none", "").reasons)
+
+
+@pytest.mark.parametrize("cap", [True, False])
+def test_memory_on_mps_is_capped_unless_that_is_refused(monkeypatch, cap):
+    shares = []
+    monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", shares.append)
+    choose_device("mps", cap_memory=cap)
+    assert shares == ([1.0] if cap else [])
+
+
+def test_the_commands_pass_on_what_is_chosen(tmp_path, monkeypatch, capsys):
+    data = str(write(region(days=60), tmp_path / "region.nc"))
+    for name in ("train", "inspect"):
+        assert main([name, "--data", data, "--device", "cpu", "--use-amp", "--amp-dtype", "float16"]) == 2
+        said = capsys.readouterr()
+        assert "--amp-dtype float16: not on a CPU" in said.out + said.err
+        assert main([name, "--data", data, "--amp-dtype", "float16"]) == 2
+        assert "--amp-dtype float16 does nothing without --use-amp; add it" in capsys.readouterr().err
+    shares = []
+    monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", shares.append)
+    for options in (["--no-memory-cap"], []):
+        with pytest.raises(Exception, match=r"MPS|mps"):  # there is none behind that
+            main(["train", "--data", data, "--device", "mps", "--output-dir", str(tmp_path / "run"), *options])
+    assert shares == [1.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_the_command_trains_without_tf32_when_told_to(tmp_path, capsys):
+    data = str(write(region(days=60), tmp_path / "region.nc"))
+    options = ["--device", "cuda", "--num-epochs", "1", "--no-tf32", "--output-dir", str(tmp_path / "run")]
+    assert main(["train", "--data", data, *options]) == 0
+    assert "no TF32, as asked" in capsys.readouterr().out
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_several_processes_on_a_mac_are_refused_with_the_reason(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("mps", "auto"):
+        with pytest.raises(DeviceError, match="one process per Mac; several cannot share the GPU"):
+            choose_device(name, local_rank=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1.0 GB)"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (MemoryError(), True),
+        (RuntimeError("sizes of tensors must match"), False),
+    ],
+)
+def test_out_of_memory_is_recognised_on_every_device(error, is_it):
+    assert is_out_of_memory(error) == is_it
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:1", ""])

@@ -1,17 +1,21 @@
 """A forecast scored beside its rivals: the same points for all, right weights, plain words, whole files."""
 
+import json
 import logging
 import re
 
 import numpy as np
 import pytest
 import scores.continuous
+import scores.probability
 import xarray as xr
 
-from convlstm_wx.data.regions import area_weights
+from convlstm_wx.data.regions import Region, area_weights
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.verification import pairs
-from convlstm_wx.verification.evaluate import evaluate, table, verdicts, write_scores
+from convlstm_wx.verification.describing import in_shown_units
+from convlstm_wx.verification.evaluate import evaluate
+from convlstm_wx.verification.summary import table, verdicts, write_scores
 
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
 TRAINING = 2000  # days, of 2400
@@ -69,7 +73,9 @@ def scored(forecast, truth) -> xr.Dataset:
 
 def test_layout_is_the_one_that_readers_rely_on(scored):
     assert scored["channel"].values.tolist() == ["t2m", "z@500hPa", "z@850hPa"]
-    assert scored["system"].values.tolist() == ["model", "persistence", "climatology"]
+    rivals = ["persistence", "damped_persistence", "climatology", "linear_inverse_model"]
+    assert scored["system"].values.tolist() == ["model", *rivals]
+    assert scored["reference"].values.tolist() == rivals
     assert scored["units"].values.tolist() == ["K", "m2 s-2", "m2 s-2"]
     assert scored["lead_hours"].values.tolist() == [24, 48, 72]
     for name in ("rmse", "rmse_low", "rmse_high", "mae", "bias", "acc", "acc_centred", "activity"):
@@ -203,10 +209,10 @@ def test_lazy_files_give_the_same_scores(forecast, truth, scored, tmp_path):
         xr.testing.assert_allclose(evaluate(forecast, lazy, truth["time"].values[:TRAINING]), scored, rtol=1e-10)
 
 
-def test_confidence_and_seed_change_the_intervals_and_nothing_else(forecast, truth, scored):
+def test_confidence_and_seed_change_the_intervals_and_nothing_else(forecast, truth):
     part, training = forecast[["t2m"]], truth["time"].values[:TRAINING]
     wide, reseeded = evaluate(part, truth, training, confidence=0.99), evaluate(part, truth, training, seed=3)
-    known = scored.sel(channel=["t2m"])
+    known = evaluate(part, truth, training)
     for other in (wide, reseeded):
         xr.testing.assert_equal(other["rmse"], known["rmse"])
         assert (other["skill_low"] != known["skill_low"]).all()
@@ -227,7 +233,7 @@ def test_climatology_and_training_times_are_said_in_the_file(scored):
         (lambda f, t: (f, t.isel(level=[0])), "no level 850 hPa to score against; it has 500"),
         (lambda f, t: (f.assign_coords(lat=LAT + 1), t), "3 of the forecast's 3 lat values are not on its grid"),
         (lambda f, t: (f, t.isel(lon=[0, 1])), "2 of the forecast's 4 lon values are not on its grid (first: 20)"),
-        (lambda f, t: (f.expand_dims(realization=2), t), "has dimension realization"),
+        (lambda f, t: (f.expand_dims(number=2), t), "has dimension number"),
         (
             lambda f, t: (f, t.assign(t2m=t["t2m"].assign_attrs(units="degC"))),
             "t2m: the forecast is in K, the truth in degC",
@@ -243,7 +249,8 @@ def test_what_does_not_fit_is_an_error_that_names_it(forecast, truth, change, me
 
 def with_differences(scored: xr.Dataset, persistence: list[float], climatology: list[float]) -> xr.Dataset:
     """Scores of one channel whose MSE differences are these, give or take 1; NaN stands for no interval."""
-    one = scored.sel(channel=["t2m"]).copy(deep=True)
+    two = ["persistence", "climatology"]
+    one = scored.sel(channel=["t2m"], reference=two, system=["model", *two]).copy(deep=True)
     centre = np.nan_to_num(np.array([persistence, climatology])[:, None])
     known = ~np.isnan(np.array([persistence, climatology])[:, None])
     for name, shift in (("", 0), ("_low", -1), ("_high", 1)):
@@ -279,8 +286,8 @@ UNSURE = "shows no significant difference from"
         (
             [0, -5, -5],
             [5, 0, 0],
-            f"beats persistence after +24 h, {UNSURE} persistence at +24 h and climatology after +24 h and is worse "
-            "than climatology at +24 h.",
+            f"beats persistence from +48 h on, {UNSURE} persistence at +24 h and climatology from +48 h on and is "
+            "worse than climatology at +24 h.",
         ),
         (
             [np.nan] * 3,
@@ -307,17 +314,17 @@ def test_table_shows_all_systems_units_and_marks_the_best(scored):
     rmse = scored["rmse"].sel(channel="t2m").isel(lead_time=0).values
     assert row[:2] == ["+24", "h"]
     assert row[2] == f"{rmse[0]:.3f}*"
-    assert row[3:5] == [f"{value:.3f}" for value in rmse[1:]]
+    assert row[3:7] == [f"{value:.3f}" for value in rmse[1:]]
     assert row[-1] == "300"
     assert max(map(len, lines)) <= 100
 
 
 def test_small_units_do_not_run_into_each_other(scored):
     tiny = scored.copy()
-    for name in ("rmse", "mae", "bias"):
+    for name in ("rmse", "bias"):
         tiny[name] = tiny[name] * 1e-9
     rows = [line.split() for line in table(tiny).splitlines() if line.lstrip().startswith("+")]
-    assert {len(row) for row in rows} == {9}
+    assert {len(row) for row in rows} == {11}
 
 
 def test_table_of_many_lead_times_shows_ten_with_the_first_and_the_last(scored):
@@ -331,7 +338,7 @@ def test_table_of_many_lead_times_shows_ten_with_the_first_and_the_last(scored):
 
 
 def test_written_scores_come_back_the_same(scored, tmp_path):
-    nc, csv = write_scores(scored, tmp_path)
+    nc, csv, happened, told = write_scores(scored, tmp_path)
     with xr.open_dataset(nc, decode_timedelta=True) as back:
         xr.testing.assert_allclose(back, scored, rtol=1e-6)
         assert back["lead_time"].values.tolist() == scored["lead_time"].values.tolist()
@@ -340,17 +347,146 @@ def test_written_scores_come_back_the_same(scored, tmp_path):
         assert back["lead_hours"].attrs["units"] == "h"
     lines = csv.read_text().splitlines()
     assert lines[0].startswith("channel,units,lead_hours,system,rmse,")
-    assert len(lines) == 1 + 3 * 3 * 3
+    assert len(lines) == 1 + 3 * 3 * 5
     persistence = dict(zip(lines[0].split(","), next(line for line in lines if ",persistence," in line).split(",")))
     assert float(persistence["model_skill"]) == pytest.approx(
         scored["skill"].sel(reference="persistence", channel="t2m").values[0], rel=1e-5
     )
+    rows = happened.read_text().splitlines()
+    assert rows[0].startswith("channel,units,lead_hours,system,threshold_label,threshold_value,pod,far,csi,")
+    assert len(rows) == 1 + 3 * 3 * 5 * 2
+    said = json.loads(told.read_text())
+    assert said["verdicts"] == verdicts(scored)
+    assert said["formulas"]["csi"]["formula"] == scored["csi"].attrs["formula"]
+    assert said["method"]["weights"] == scored.attrs["weights"]
+    assert len(said["scores"]) == 3 * 3 * 5
+    assert said["scores"][0]["model_skill"] is None  # the model against itself
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_user(scored, tmp_path):
     with pytest.raises(ConfigError, match="cannot be written"):
         write_scores(scored, tmp_path / "absent")
+
+
+def test_rivals_lie_where_they_should(scored):
+    rmse = scored["rmse"].isel(lead_time=-1)
+    assert (rmse.sel(system="damped_persistence") < rmse.sel(system="persistence")).all()
+    assert (rmse.sel(system="damped_persistence") < rmse.sel(system="climatology")).all()
+    # Points are independent here: what the inverse model learns of the others is nothing, or nearly so.
+    np.testing.assert_allclose(
+        rmse.sel(system="linear_inverse_model"), rmse.sel(system="damped_persistence"), rtol=0.03
+    )
+    assert "EOFs of all channels" in scored.attrs["linear_inverse_model"]
+
+
+def test_baselines_can_be_chosen_and_the_choice_does_not_move_the_others(forecast, truth):
+    part, training = forecast[["t2m"]], truth["time"].values[:TRAINING]
+    two, three = (
+        evaluate(part, truth, training, baselines=names) for names in (["persistence"], ["damped_persistence"])
+    )
+    assert two["reference"].values.tolist() == ["persistence", "climatology"]
+    assert three["reference"].values.tolist() == ["persistence", "damped_persistence", "climatology"]
+    xr.testing.assert_equal(two["rmse"], three["rmse"].sel(system=two["system"]))
+
+
+def test_too_short_a_training_leaves_the_inverse_model_out_unless_it_was_asked_for(forecast, truth, caplog):
+    part, training = forecast[["t2m"]].isel(init_time=slice(0, 20)), truth["time"].values[:30]
+    scored = evaluate(part, truth, training)
+    assert "linear_inverse_model" not in scored["system"]
+    assert "needs 40 training times or more, there are 30" in caplog.text
+    with pytest.raises(DataError, match="needs 40 training times"):
+        evaluate(part, truth, training, baselines=["linear_inverse_model"])
+
+
+def test_no_rival_learns_from_what_it_is_scored_on(forecast, truth):
+    # Other values after the last init time change the errors, but not what persistence, damping and model forecast:
+    # errors of the earlier init times stay the same to the last bit.
+    changed = truth.copy(deep=True)
+    changed["t2m"][2200:] += 50.0
+    a, b = (
+        evaluate(forecast[["t2m"]].isel(init_time=slice(0, 140)), data, truth["time"].values[:TRAINING])
+        for data in (truth, changed)
+    )
+    np.testing.assert_array_equal(a["mse_by_init"].values, b["mse_by_init"].values)
+
+
+def test_diurnal_persistence_is_scored_where_the_step_is_under_a_day(truth):
+    hourly = truth[["t2m"]].assign_coords(time=truth["time"].values[0] + np.arange(2400) * DAY // 4)
+    inits, leads = hourly["time"].values[2050:2150], np.arange(1, 5) * DAY // 4
+    valid = xr.DataArray(np.add.outer(inits, leads), dims=("init_time", "lead_time"))
+    forecast = hourly.sel(time=valid).drop_vars("time").assign_coords(init_time=inits, lead_time=leads)
+    forecast["t2m"].attrs = truth["t2m"].attrs
+    scored = evaluate(forecast, hourly, hourly["time"].values[:TRAINING])
+    rmse = scored["rmse"].sel(channel="t2m")
+    before = hourly["t2m"].sel(time=inits + leads[0] - DAY).values - hourly["t2m"].sel(time=inits + leads[0]).values
+    area = area_weights(LAT)[:, None]
+    expected = np.sqrt(np.mean(area * before**2))
+    assert float(rmse.sel(system="diurnal_persistence")[0]) == pytest.approx(expected, rel=1e-10)
+    assert float(rmse.sel(system="diurnal_persistence")[3]) == float(rmse.sel(system="persistence")[3])
+    assert scored["hour"].values.tolist() == [0, 6, 12, 18]
+
+
+def test_thresholds_and_boxes_are_scored(forecast, truth):
+    part, training = forecast[["t2m"]], truth["time"].values[:TRAINING]
+    box = Region(35, 55, 5, 35)
+    scored = evaluate(part, truth, training, thresholds=["t2m=285,p80"], boxes=[box], baselines=["persistence"])
+    assert scored["threshold_label"].sel(channel="t2m").values.tolist() == ["285 K", "p80"]
+    happened = (scored["hits"] + scored["misses"]).sel(system="model", channel="t2m").isel(lead_time=0, threshold=0)
+    observed = truth["t2m"].sel(time=forecast["valid_time"].isel(lead_time=0))
+    assert int(happened) == int((observed >= 285).sum())
+    inside = evaluate(
+        part.isel(lat=[1, 2], lon=[1, 2, 3]), truth, training, baselines=["persistence"]
+    )  # rows of a box weigh as in the region, up to a factor
+    weights = area_weights(LAT)[1:]
+    mse = (scored["rmse_map"] ** 2).isel(lat=[1, 2], lon=[1, 2, 3]).mean("lon")
+    expected = (mse * xr.DataArray(weights / weights.sum(), dims="lat")).sum("lat") ** 0.5
+    np.testing.assert_allclose(scored["rmse_by_box"].isel(box=0), expected, rtol=1e-10)
+    np.testing.assert_allclose(scored["rmse_by_box"].isel(box=0), inside["rmse"], rtol=1e-2)
+    assert scored["box"].values.tolist() == ["35..55N 5..35E"]
+    assert (scored["skill_low_by_box"] <= scored["skill_by_box"]).all()
+    with pytest.raises(DataError, match="--box"):
+        evaluate(part, truth, training, boxes=[Region(-10, 0, 0, 10)])
+
+
+def test_an_ensemble_is_scored_by_its_mean_and_its_members(forecast, truth):
+    part, training = forecast[["t2m"]], truth["time"].values[:TRAINING]
+    noise = xr.DataArray([-1.0, 0.0, 1.0], dims="realization")
+    members = (part + noise).transpose("init_time", "realization", ...)
+    members["t2m"].attrs = truth["t2m"].attrs
+    scored, of_mean = (evaluate(data, truth, training, baselines=["persistence"]) for data in (members, part))
+    np.testing.assert_allclose(scored["rmse"], of_mean["rmse"], rtol=1e-10)
+    np.testing.assert_allclose(scored["spread"], np.sqrt(4 / 3), rtol=1e-10)  # variance 1, (M + 1) / M
+    observed = part["t2m"].copy(data=truth["t2m"].sel(time=part["valid_time"]).values)
+    expected = scores.probability.crps_for_ensemble(
+        members["t2m"],
+        observed,
+        "realization",
+        method="fair",
+        preserve_dims="lead_time",
+        weights=xr.DataArray(area_weights(LAT), dims="lat"),
+    )
+    np.testing.assert_allclose(scored["crps"].sel(channel="t2m"), expected, atol=1e-10)
+    assert (scored["crps_low"] <= scored["crps"]).all()
+    assert scored.attrs["members"] == 3
+    assert "CRPS" in table(scored)
+    lone = evaluate(members.isel(realization=[1]), truth, training, baselines=["persistence"])
+    assert "crps" not in lone
+    xr.testing.assert_allclose(lone["rmse"], of_mean["rmse"])
+
+
+def test_rain_is_shown_in_millimetres_and_kept_in_the_units_of_the_file(truth):
+    rain = truth.rename(t2m="tp")[["tp"]]
+    rain["tp"] = (rain["tp"] - 285).clip(min=0) / 1000
+    rain["tp"].attrs["units"] = "m"
+    scored = evaluate(make_forecast(rain), rain, rain["time"].values[:TRAINING], baselines=["persistence"])
+    shown = in_shown_units(scored)
+    assert shown["units"].values.tolist() == ["mm"]
+    np.testing.assert_allclose(shown["rmse"], 1000 * scored["rmse"])
+    np.testing.assert_allclose(shown["mse_difference"], 1e6 * scored["mse_difference"])
+    np.testing.assert_array_equal(shown["skill"], scored["skill"])
+    assert "tp (mm)" in table(scored)
+    assert scored["units"].values.tolist() == ["m"]
 
 
 @pytest.mark.real_data

@@ -15,6 +15,7 @@ import xarray as xr
 from convlstm_wx.cli import main
 from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.data.regions import Region
+from convlstm_wx.pieces import Pieces
 from convlstm_wx.preparing import fetching, planning, stores
 
 HOUR = np.timedelta64(1, "h")
@@ -394,19 +395,19 @@ def test_a_dead_network_keeps_what_is_there_and_the_same_command_goes_on(
 ):
     monkeypatch.setattr(fetching, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(planning, "_PIECE_BYTES", 3 * 3 * 4 * 4)  # five pieces
-    output, fetched = tmp_path / "regional.nc", fetching._write_piece
+    output, add = tmp_path / "regional.nc", Pieces.add
 
-    def write_and_break(path, fields):
-        fetched(path, fields)
+    def add_and_break(pieces, number, arrays):
+        add(pieces, number, arrays)
         server.failures = 10**6
 
-    monkeypatch.setattr(fetching, "_write_piece", write_and_break)
+    monkeypatch.setattr(Pieces, "add", add_and_break)
     arguments = command(url_of(server, arco_store), output)
     assert main(arguments) == 2
     assert "run the same command again" in capsys.readouterr().err
     assert not output.exists()
     server.failures = 0
-    monkeypatch.setattr(fetching, "_write_piece", fetched)
+    monkeypatch.setattr(Pieces, "add", add)
     assert main(command(url_of(server, arco_store), output, end="2020-02-02")) == 2  # another request
     assert "holds an unfinished download with another end" in capsys.readouterr().err
     server.chunks = 0

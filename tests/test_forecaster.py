@@ -97,7 +97,7 @@ def test_nothing_is_fed_back_where_the_last_input_was_missing():
     state = network.encode(*(lambda x, f, u: (x, f[:, :2], u))(*inputs()))
     mask = state.mask_BMHW.clone()
     mask[:, :, 0, 0] = 0
-    fed = network._where_observed(state._replace(mask_BMHW=mask, fields_BDHW=torch.ones_like(state.fields_BDHW)))
+    fed = network.where_observed(torch.ones_like(state.fields_BDHW), mask)
     assert fed[0, 0, 0, 0] == 1  # target 0 has no gaps
     assert fed[0, 1, 0, 0] == 0
     assert fed[0, 1, 1, 1] == 1

@@ -9,7 +9,8 @@ from convlstm_wx.checkpoint import load_checkpoint, save_checkpoint
 from convlstm_wx.commands.auditing import SMALL
 from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.device import choose_device
-from convlstm_wx.forecast.rollout import choose_init_times, make_forecast
+from convlstm_wx.forecast.choosing import choose_init_times
+from convlstm_wx.forecast.rollout import make_forecast
 from convlstm_wx.models.convlstm import ConvLSTM
 from convlstm_wx.training.checkup import Contender, Outcome, check_up, step_apart
 from convlstm_wx.training.machine import look

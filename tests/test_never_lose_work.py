@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, 
 
 def test_saves_inside_an_epoch_bound_what_a_kill_repeats(data, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("convlstm_wx.training.loop.save_checkpoint", lambda path, _: saved.append(path.name))
+    monkeypatch.setattr("convlstm_wx.training.saving.save_checkpoint", lambda path, _: saved.append(path.name))
     assert train(data, tmp_path / "never", "--num-epochs", 1, "--save-every-minutes", 0) == 0
     assert saved == ["best.pt", "last.pt"]
     saved.clear()
@@ -122,3 +123,89 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         process.wait()
     with alone_in(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+# Disks
+
+
+def on_a_full_disk(limit: int, *arguments: object) -> tuple[int, list[str]]:
+    """Exit code and error lines of the real command that can write so many bytes into a file, and no more."""
+    code = (
+        "import resource, sys; from convlstm_wx.cli import main; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(main(sys.argv[1:]))"
+    )
+    parts = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(parts, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=env)
+    return done.returncode, done.stderr.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def one_epoch(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert train(data, folder, "--num-epochs", 1) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("limit", "file", "options"),
+    [
+        (100_000, "last.pt", ["--save-every-minutes", 1e-9]),
+        (100_000, ".pt", []),
+        (600, "config.json", []),  # training.log cannot be written either, and says nothing
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(data, one_epoch, tmp_path, limit, file, options):
+    folder = tmp_path / "run"
+    shutil.copytree(one_epoch, folder)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pt")}
+    arguments = ["train", "--data", data, *SMALL, "--resume", folder / "last.pt", "--num-epochs", 2, *options]
+    code, errors = on_a_full_disk(limit, *arguments)
+    assert code == 2
+    (line,) = errors
+    assert f"{file}: cannot be written (File too large); free some space or choose another folder" in line
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pt")} == before
+    assert not list(folder.glob(".*"))
+    assert train(data, folder, "--resume", "auto", "--num-epochs", 2) == 0  # with room again
+
+
+def test_scores_and_figures_on_a_full_disk_are_one_line(data, one_epoch, tmp_path):
+    arguments = ["evaluate", "--checkpoint", one_epoch / "best.pt", "--data", data, "--output"]
+    for limit in (5_000, 40_000):  # scores.nc, or one of the figures
+        code, errors = on_a_full_disk(limit, *arguments, tmp_path / str(limit))
+        assert code == 2
+        (line,) = errors
+        assert "cannot be written" in line
+        assert not [path for path in (tmp_path / str(limit)).iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="what cannot be written as root is looked for in /proc"
+)
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_read(data, capsys):
+    assert train(data, Path("/proc/1/run"), "--num-epochs", 1) == 2
+    captured = capsys.readouterr()
+    assert "/proc/1: cannot be written" in captured.err
+    assert "choose another folder" in captured.err
+    assert captured.out == ""
+
+
+def test_a_read_only_folder_leaves_the_last_good_checkpoint(data, one_epoch, tmp_path):
+    bound = []
+    if not os.geteuid():  # root writes everywhere, unless that capability is taken away
+        bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+        if not shutil.which("setpriv"):
+            pytest.skip("as root this needs setpriv")
+    folder = tmp_path / "run"
+    shutil.copytree(one_epoch, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = [*bound, sys.executable, ROOT / "train_convlstm.py", "--data", data, *SMALL, "--num-epochs", 2]
+    parts = [str(part) for part in [*command, "--resume", folder / "last.pt"]]
+    folder.chmod(0o555)
+    try:
+        done = subprocess.run(parts, capture_output=True, text=True, timeout=300, check=False)
+    finally:
+        folder.chmod(0o755)
+    assert done.returncode == 2, done.stderr
+    assert f"{folder}: cannot be written (Permission denied); choose another folder" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

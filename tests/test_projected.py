@@ -16,7 +16,8 @@ from convlstm_wx.data.reading import is_projected, open_dataset, open_forecast
 from convlstm_wx.data.regions import Grid, Region, row_weights, select_region
 from convlstm_wx.data.upstream import choose_upstream
 from convlstm_wx.errors import DataError
-from convlstm_wx.forecast.writing import to_dataset, write_forecast
+from convlstm_wx.forecast.labelling import to_dataset
+from convlstm_wx.forecast.writing import write_forecast
 from convlstm_wx.report import plots
 from convlstm_wx.report.maps import corners
 from convlstm_wx.verification.evaluate import evaluate
@@ -248,13 +249,14 @@ def test_forecasts_are_written_on_y_and_x_and_come_back(tmp_path, ending, layout
     steps = np.arange(4.0)[:, None] + np.zeros((1, 2, 1, 4, 5))  # every row holds its own number
     made = to_dataset(spec, inits, steps.astype(np.float32))
     path = tmp_path / f"f.{ending}"
-    write_forecast(made, path, layout=layout)
+    write_forecast([made], path, inits, layout=layout)
     lat, lon = ("latitude", "longitude") if layout == "wb2" else ("lat", "lon")
     with xr.open_dataset(path) as written:
-        assert written["t2m"].dims[-2:] == ("y", "x")
+        name = "2m_temperature" if layout == "wb2" else "t2m"
+        assert written[name].dims[-2:] == ("y", "x")
         assert written["y"].values.tolist() == [30, 20, 10, 0]
         assert written["y"].attrs == {"standard_name": "projection_y_coordinate", "units": "km", "axis": "Y"}
-        assert {lat, lon} <= set(written["t2m"].coords)
+        assert {lat, lon} <= set(written[name].coords)
         assert written[lat].values.tolist() == LAT[::-1].tolist()
     back = open_forecast(path)
     assert Grid.from_dataset(back) == spec.target.grid

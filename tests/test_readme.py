@@ -8,7 +8,19 @@ import pytest
 from convlstm_wx.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "inspect", "prepare", "fetch", "forecast", "evaluate", "compare", "sample", "doctor")
+COMMANDS = (
+    "train",
+    "info",
+    "plot-history",
+    "inspect",
+    "prepare",
+    "fetch",
+    "forecast",
+    "evaluate",
+    "compare",
+    "sample",
+    "doctor",
+)
 
 
 def test_every_option_of_the_readme_exists(capsys):
@@ -17,7 +29,7 @@ def test_every_option_of_the_readme_exists(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         offered |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
-    others = {"--nproc-per-node"}  # torchrun's
+    others = {"--nproc-per-node", "--logdir"}  # torchrun's and tensorboard's
     named = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     named |= set(re.findall(r"--[a-z][a-z-]+", (ROOT / "train_convlstm.py").read_text()))
     assert named - others <= offered

@@ -11,11 +11,14 @@ import xarray as xr
 from matplotlib.image import imread
 
 from convlstm_wx.conventions import Channel
+from convlstm_wx.data.regions import Region
 from convlstm_wx.errors import ConfigError
 from convlstm_wx.report import plots
 from convlstm_wx.report.maps import Look, around_zero, pretty_units
 from convlstm_wx.report.page import write_page
-from convlstm_wx.verification.evaluate import evaluate, verdicts
+from convlstm_wx.report.tables import digits, further
+from convlstm_wx.verification.evaluate import evaluate
+from convlstm_wx.verification.summary import verdicts
 
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
 HISTORY = "epoch,train_loss,validation_loss,learning_rate\n1,0.9,0.8,0.001\n2,0.5,0.6,0.0005\n3,0.4,0.7,0.0001\n"
@@ -61,7 +64,8 @@ def figures(forecast, truth, scored, tmp_path_factory) -> dict[str, Path]:
 
 def test_every_channel_gets_its_figures_and_each_is_a_picture(figures):
     names = [path.name for path in figures.values()]
-    assert names == ["rmse.png", "case_t_500hPa.png", "case_t_850hPa.png", "case_tp.png", "bias.png", "loss.png"]
+    cases = ["case_t_500hPa.png", "case_t_850hPa.png", "case_tp.png"]
+    assert names == ["rmse.png", *cases, "bias.png", "spectra.png", "events.png", "months.png", "loss.png"]
     for path in figures.values():
         picture = imread(path)
         assert min(picture.shape[:2]) > 300
@@ -74,13 +78,13 @@ def test_without_a_history_there_is_no_loss_curve(forecast, truth, scored, tmp_p
 
 
 def test_the_case_is_the_median_one(scored):
-    errors = np.tile(np.arange(100.0)[::-1], (3, 3, 6, 1))
+    errors = np.tile(np.arange(100.0)[::-1], (5, 3, 6, 1))
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
     assert plots.choose_case(known) == scored["init_time"].values[50]  # the 50th smallest of 100
 
 
 def test_a_case_with_missing_channels_is_not_chosen(scored):
-    errors = np.tile(np.arange(100.0), (3, 3, 6, 1))
+    errors = np.tile(np.arange(100.0), (5, 3, 6, 1))
     errors[0, 1, :, :90] = np.nan
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
     assert plots.choose_case(known) >= scored["init_time"].values[90]
@@ -203,8 +207,50 @@ def test_page_says_verdicts_scores_facts_formulas_and_counts(page, scored):
     rmse = scored["rmse"].sel(system="persistence", channel="t@850hPa").values[0]
     for part in (f"{rmse:.2f}", "t@850hPa (K)", "root last", "100, started from 2001-08-23", "12 points"):
         assert part in text, part
+    assert scored.attrs["linear_inverse_model"] in text
     assert scored.attrs["climatology"] in text
     assert scored.attrs["intervals"] in text
+
+
+def test_page_tells_of_events_and_periods(page, scored):
+    text = Page(page).text
+    model = scored.sel(system="model", channel="tp").isel(threshold=1, lead_time=0)
+    for part in ("Events: tp", ">= 1 mm", f"{int(model['hits'] + model['misses']):,}", f"{float(model['csi']):.3f}"):
+        assert part in text, part
+    for part in ("By month of the valid time", "By season of the valid time", "SON", "RMSE / damped persistence"):
+        assert part in text, part
+    assert "Ensemble of" not in text
+
+
+def test_an_ensemble_a_box_and_the_wind_get_their_tables_and_figures(truth, forecast, tmp_path):
+    both = {"t": "u", "tp": "v"}  # two fields that are called wind, in units of wind
+    wind = [data.isel(level=0, drop=True).rename(both).fillna(0.0) for data in (truth, forecast)]
+    for data in wind:
+        for name in ("u", "v"):
+            data[name].attrs = {"units": "m s-1"}
+    truth, given = wind
+    noise = xr.DataArray([-1.0, 0.0, 2.0], dims="realization")
+    members = (given + noise).transpose("init_time", "realization", ...)
+    for name in ("u", "v"):
+        members[name].attrs = {"units": "m s-1"}
+    training = truth["time"].values[:550]
+    scored = evaluate(members, truth, training, baselines=["persistence"], boxes=[Region(35, 45, 0, 10)])
+    titles = {table.title: table for table in further(scored)}
+    assert "Ensemble of 3 members" in titles
+    assert titles["Box 35..45N 0..10E"].rows[0][2] == digits(float(scored["rmse_by_box"][0, 0, 0, 0]))
+    assert titles["Wind: RMSE of the vector"].rows[0][2] == digits(float(scored["wind_rmse"][0, 0, 0]))
+    squares = (scored["rmse"] ** 2).sum("channel") ** 0.5
+    np.testing.assert_allclose(scored["wind_rmse"].isel(wind=0), squares, rtol=1e-10)
+    names = [path.name for path in plots.draw_all(tmp_path / "figures", members, truth, scored).values()]
+    assert "ensemble.png" in names
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1234"), (12.345, "12.3"), (0.0123, "0.0123"), (0.0, "0"), (np.nan, "-"), (3e-9, "3.00e-09")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert digits(value) == text
 
 
 def test_page_escapes_what_comes_from_files(page):

@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from convlstm_wx.config import TrainConfig
+from convlstm_wx.conventions import Channel
 from convlstm_wx.data.loaders import TensorBatch
 from convlstm_wx.device import choose_device
 from convlstm_wx.distributed import Processes
 from convlstm_wx.models.build import build
 from convlstm_wx.training.averaging import AveragedWeights
-from convlstm_wx.training.losses import WeightedSquaredError, persistence
+from convlstm_wx.training.losses import WeightedLoss, make_loss, persistence
 from convlstm_wx.training.schedule import EarlyStopping, learning_rate_at
 from convlstm_wx.training.step import Learner, make_optimizer
 
 
 def test_loss_of_an_error_of_one_typical_change_is_one():
-    loss = WeightedSquaredError(torch.tensor([0.5, 1.5]), torch.tensor([0.1, 2.0]))
+    loss = WeightedLoss(torch.tensor([0.5, 1.5]), torch.tensor([0.1, 2.0]))
     y = torch.zeros(1, 1, 2, 2, 3)
     forecast = torch.tensor([0.1, 2.0])[:, None, None].expand_as(y)
     error, points = loss(forecast, y, torch.ones_like(y))
@@ -27,7 +28,7 @@ def test_loss_of_an_error_of_one_typical_change_is_one():
 
 
 def test_loss_leaves_missing_points_out_whatever_is_forecast_there():
-    loss = WeightedSquaredError(torch.ones(2), torch.ones(1))
+    loss = WeightedLoss(torch.ones(2), torch.ones(1))
     y = torch.zeros(1, 1, 1, 2, 2)
     valid = torch.tensor([[1.0, 1.0], [1.0, 0.0]])[None, None, None]
     forecast = torch.tensor([[1.0, 1.0], [1.0, 1e6]])[None, None, None]
@@ -37,7 +38,7 @@ def test_loss_leaves_missing_points_out_whatever_is_forecast_there():
 
 
 def test_loss_weights_rows_by_their_area():
-    loss = WeightedSquaredError(torch.tensor([0.5, 1.5]), torch.ones(1))
+    loss = WeightedLoss(torch.tensor([0.5, 1.5]), torch.ones(1))
     y, valid = torch.zeros(1, 1, 1, 2, 1), torch.ones(1, 1, 1, 2, 1)
     forecast = torch.tensor([[2.0], [0.0]])[None, None, None]
     error, points = loss(forecast, y, valid)
@@ -78,7 +79,7 @@ def test_averaged_weights_follow_and_are_only_lent_to_the_network():
     assert float(network.weight.detach()) == 1
 
 
-def a_learner(*, dtype: torch.dtype = torch.float64, **changes) -> Learner:
+def a_learner(*, network: str = "encoder-forecaster", dtype: torch.dtype = torch.float64, **changes) -> Learner:
     config = TrainConfig(data=("none.nc",), dropout=0.0, input_noise=0.0, **changes)
     torch.manual_seed(0)
     options = {
@@ -93,15 +94,15 @@ def a_learner(*, dtype: torch.dtype = torch.float64, **changes) -> Learner:
         "kernel_size": 3,
         "dropout": 0.0,
     }
-    network = build("encoder-forecaster", options).to(dtype)
-    torch.nn.init.normal_(network.head.weight, std=0.1)
+    built = build(network, options).to(dtype)
+    torch.nn.init.normal_(built.head.weight, std=0.1)
     policy = choose_device("cpu")
     return Learner(
-        network=network,
-        loss=WeightedSquaredError(torch.ones(5), torch.ones(2)).to(dtype),
-        optimizer=make_optimizer(network, config, policy),
+        network=built,
+        loss=make_loss(config, torch.ones(5), torch.ones(2), (Channel("t2m"), Channel("tp"))).to(dtype),
+        optimizer=make_optimizer(built, config, policy),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
-        averaged=AveragedWeights(network, 0.9),
+        averaged=AveragedWeights(built, 0.9),
         policy=policy,
         processes=Processes(),
         noise_C11=torch.zeros(2, 1, 1, dtype=dtype),

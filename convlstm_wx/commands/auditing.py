@@ -19,7 +19,8 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.device import rehearsal_of_mps
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.forecast.rollout import choose_init_times, make_forecast
+from convlstm_wx.forecast.choosing import choose_init_times
+from convlstm_wx.forecast.rollout import make_forecast
 from convlstm_wx.models.build import NETWORKS
 from convlstm_wx.training.mps_facts import SKIP_LISTS, skips
 from convlstm_wx.training.mps_rules import Finding, findings, source_findings
@@ -31,9 +32,19 @@ FOUND = 1
 PACKAGE = Path(__file__).parents[1]
 AUDITED_GROUPS = ("Network", "Training", "Device")
 # Settings that change numbers, but not what is computed.
-NEUTRAL = {"learning_rate", "weight_decay", "num_epochs", "early_stopping_patience", "seed", "device", "use_amp"}
+NEUTRAL = {
+    *("learning_rate", "weight_decay", "num_epochs", "early_stopping_patience", "seed", "device", "use_amp"),
+    *("huber_delta", "plateau_factor", "plateau_patience"),
+    *("amp_dtype", "tf32", "memory_cap", "auto_batch"),
+    "compile",  # not on MPS
+}
 # Values for settings that do not say themselves which they may have.
-VALUES: dict[str, tuple[Any, ...]] = {"hidden_channels": ((4,), (4, 8, 12)), "kernel_size": (1, 5)}
+VALUES: dict[str, tuple[Any, ...]] = {
+    "hidden_channels": ((4,), (4, 8, 12)),
+    "kernel_size": (1, 5),
+    "variable_weights": (("t2m=2",),),
+    "rain_weights": (("1=2", "2=5"),),
+}
 SMALL: dict[str, Any] = {
     "hidden_channels": (4, 8),
     "batch_size": 8,
@@ -67,16 +78,24 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """The defaults with both precisions, without and with an upstream region; then each setting by itself."""
+    """The defaults with both precisions, without and with an upstream region; then each setting by itself.
+
+    Each with an upstream region, unless it and such a region exclude each other.
+    """
     for upstream in (False, True):
         for use_amp in (False, True):
             yield Case(use_amp=use_amp, upstream=upstream)
     for entry in fields(TrainConfig):
         for value in values_of(entry):
-            if _is_possible({entry.name: value}):
-                yield Case({entry.name: value}, upstream=True)
-                if entry.metadata["group"] == "Network":
-                    yield Case({entry.name: value}, use_amp=True, upstream=True)
+            yield from _with_both_precisions({entry.name: value}, halved=entry.metadata["group"] == "Network")
+    for name in NETWORKS:
+        yield from _with_both_precisions({"model": name, "recompute": True}, halved=False)
+
+
+def _with_both_precisions(settings: dict[str, Any], *, halved: bool) -> Iterator[Case]:
+    upstream = next((upstream for upstream in (True, False) if _is_possible(settings, upstream)), None)
+    if upstream is not None:
+        yield from (Case(settings, use_amp=use_amp, upstream=upstream) for use_amp in (False, True)[: 1 + halved])
 
 
 def values_of(entry: Field) -> tuple[Any, ...]:
@@ -104,9 +123,9 @@ def untried() -> list[str]:
     return [entry.name for entry in entries if entry.name not in NEUTRAL and not values_of(entry)]
 
 
-def _is_possible(settings: dict[str, Any]) -> bool:
+def _is_possible(settings: dict[str, Any], upstream: bool) -> bool:
     try:
-        TrainConfig(**(SMALL | settings))
+        TrainConfig(**(SMALL | settings), include_upstream=upstream)
     except ConfigError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""evaluate: held-out months scored beside persistence and climatology."""
+"""evaluate: held-out months scored beside persistence, climatology and statistical rivals."""
 
 import argparse
 import logging
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from convlstm_wx.data.regions import Region
     from convlstm_wx.data.splits import Split
 
 log = logging.getLogger(__name__)
+
+BASELINES = ("persistence", "climatology", "diurnal_persistence", "damped_persistence", "linear_inverse_model")
 
 
 def add(subparsers: Any) -> None:
@@ -24,7 +27,7 @@ def add(subparsers: Any) -> None:
         subparsers,
         "evaluate",
         run,
-        "Score forecasts of the held-out months beside persistence and climatology.",
+        "Score forecasts of the held-out months beside persistence, climatology and statistical rivals.",
     )
     add_data_and_device(command, checkpoint_required=False)
     command.add_argument("--output", metavar="FOLDER", required=True, help="where scores, figures and the page go")
@@ -37,6 +40,30 @@ def add(subparsers: Any) -> None:
         "--months", metavar="TEXT", nargs="+", help="2014-07, 07, 2014 or 2009-01:2010-12 (default: held out)"
     )
     command.add_argument("--allow-seen", action="store_true", help="allow months that training or validation saw")
+    scoring = command.add_argument_group("Scoring")
+    scoring.add_argument(
+        "--baselines",
+        metavar="NAME",
+        nargs="+",
+        choices=BASELINES,
+        help=f"rivals beside persistence and climatology, of {', '.join(BASELINES)} (default: all that apply)",
+    )
+    scoring.add_argument(
+        "--thresholds",
+        metavar="NAME=VALUE,...",
+        nargs="+",
+        help="events: values (of precipitation in mm) or percentiles of the training anomalies, such as tp=1,5,10 "
+        "t2m=p90,p99 (default: precipitation 0.1,1,5,10,25, others p90,p95)",
+    )
+    scoring.add_argument(
+        "--box",
+        metavar=("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX"),
+        type=float,
+        nargs=4,
+        action="append",
+        default=[],
+        help="a part of the region to score on its own too; may be repeated",
+    )
     command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
 
@@ -45,18 +72,28 @@ def run(options: argparse.Namespace) -> int:
     """Score forecasts of months that training did not see."""
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import check_can_make, make_folder
-    from convlstm_wx.verification import evaluate as verification
+    from convlstm_wx.verification import summary
+    from convlstm_wx.verification.evaluate import evaluate
 
     folder = Path(options.output)
     check_can_make(folder)
     dataset = open_dataset(options.data)
     made, truth, training_times, facts = (_score_file if options.forecast else _score_checkpoint)(options, dataset)
-    scores = verification.evaluate(made, truth, training_times, confidence=options.confidence, seed=options.seed)
-    log.info("\n%s\n", verification.table(scores))
-    for sentence in verification.verdicts(scores):
+    scores = evaluate(
+        made,
+        truth,
+        training_times,
+        baselines=options.baselines,
+        thresholds=options.thresholds,
+        boxes=_boxes(options),
+        confidence=options.confidence,
+        seed=options.seed,
+    )
+    log.info("\n%s\n", summary.table(scores))
+    for sentence in summary.verdicts(scores):
         log.info(sentence)
     make_folder(folder)
-    written = verification.write_scores(scores, folder)
+    written = summary.write_scores(scores, folder)
     history = Path(options.checkpoint).parent / "history.csv" if options.checkpoint else None
     figures, page = _draw(folder, made, truth, scores, facts, history)
     log.info("written    %s, %d figures", ", ".join(str(path) for path in [*written, page]), len(figures))
@@ -71,7 +108,10 @@ def _score_checkpoint(
     from convlstm_wx.data.regions import select_region
     from convlstm_wx.data.splits import TRAIN
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import make_forecast, possible_init_times
+    from convlstm_wx.forecast.choosing import possible_init_times
+    from convlstm_wx.forecast.rollout import make_forecast
+    from convlstm_wx.verification import events
+    from convlstm_wx.verification.breakdowns import places_in
 
     if not options.checkpoint:
         raise ConfigError("--checkpoint is needed, unless a --forecast file is scored")
@@ -95,6 +135,10 @@ def _score_checkpoint(
             f"{months}: no {spec.input_steps + lead_steps} consecutive times of them in {dataset.attrs['source']}, "
             f"which covers {str(times[0])[:16]} to {str(times[-1])[:16]}; choose other --months or fewer --lead-steps"
         )
+    truth = select_region(dataset, spec.target.box)
+    events.parse(options.thresholds, spec.targets)  # before forecasts are made that may take long
+    for box in _boxes(options):
+        places_in(truth, box)
     log.info("device     %s", "; ".join(policy.reasons))
     log.info("months     %s", months)
     made = make_forecast(
@@ -114,7 +158,13 @@ def _score_checkpoint(
         "Scored months": months,
         "Split": spec.split.method,
     }
-    return made, select_region(dataset, spec.target.box), times[roles == TRAIN], facts
+    return made, truth, times[roles == TRAIN], facts
+
+
+def _boxes(options: argparse.Namespace) -> list["Region"]:
+    from convlstm_wx.data.regions import Region
+
+    return [Region(*box) for box in options.box]
 
 
 def _months_to_score(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> tuple["np.ndarray", str]:
@@ -205,10 +255,12 @@ def _draw(
 ) -> tuple[list[Path], Path]:
     """The figures and the page."""
     from convlstm_wx.report import page, plots
-    from convlstm_wx.verification import evaluate as verification
+    from convlstm_wx.verification.describing import in_shown_units
+    from convlstm_wx.verification.summary import verdicts
 
-    figures = plots.draw_all(folder / "figures", made, truth, scores, history)
-    verdicts = verification.verdicts(scores)
+    shown = in_shown_units(scores)
+    figures = plots.draw_all(folder / "figures", made, truth, shown, history)
     path = folder / "report.html"
-    page.write_page(path, title="Forecast evaluation", verdicts=verdicts, scores=scores, figures=figures, facts=facts)
+    said = verdicts(scores)
+    page.write_page(path, title="Forecast evaluation", verdicts=said, scores=shown, figures=figures, facts=facts)
     return list(figures.values()), path

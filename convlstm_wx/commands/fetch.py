@@ -88,8 +88,8 @@ def gigabytes(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Plan, tell, fetch."""
     from convlstm_wx.data.regions import Region
+    from convlstm_wx.gridfiles import check_output
     from convlstm_wx.preparing.fetching import fetch
-    from convlstm_wx.preparing.gridfiles import check_output
     from convlstm_wx.preparing.planning import Request, check_size, make_plan
     from convlstm_wx.preparing.stores import STORES, open_store
 

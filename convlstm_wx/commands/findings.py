@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.config import TrainConfig, as_flag
+from convlstm_wx.config import AUTO, TrainConfig, as_flag
 
 if TYPE_CHECKING:
     from convlstm_wx.data.account import Account
     from convlstm_wx.data.inputs import TrainingInputs
     from convlstm_wx.training.plan import Plan, RolePlan
 
-OUTPUT_SETTINGS = ("output_dir", "checkpoint_frequency", "keep_checkpoints")
+OUTPUT_SETTINGS = ("output_dir", "checkpoint_frequency", "keep_checkpoints", "tensorboard")
 _MOST_GAPS_LISTED = 20
 _INDENT = "  "
 
@@ -198,6 +198,8 @@ def _command(config: TrainConfig) -> str:
     words = ["python", "train_convlstm.py"]
     for entry in fields(TrainConfig):
         value = getattr(config, entry.name)
+        if entry.metadata["auto"] and value == AUTO:
+            value = "auto"
         if entry.name in OUTPUT_SETTINGS or value == entry.default:
             continue
         words += _as_words(as_flag(entry.name), value, entry.metadata["shape"])

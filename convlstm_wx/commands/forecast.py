@@ -1,60 +1,151 @@
-"""forecast: from a checkpoint and a file to a CF NetCDF file."""
+"""forecast: from checkpoints and data to a CF NetCDF file or a Zarr store."""
 
 import argparse
 import logging
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_forecast
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, refuse_input
+from convlstm_wx.commands.fetch import step_hours
+from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_times
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, positive, refuse_input, seed
+from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+PERTURBATION = 0.2
 
 
 def add(subparsers: Any) -> None:
     """Declare the command."""
-    command = add_command(subparsers, "forecast", run, "Forecast from a checkpoint into a CF NetCDF file.")
-    add_data_and_device(command, checkpoint_required=True)
+    command = add_command(
+        subparsers, "forecast", run, "Forecast from a checkpoint into a CF NetCDF file or a Zarr store."
+    )
+    add_data_and_device(command, checkpoint_required=True, several_checkpoints=True)
     command.add_argument("--output", metavar="FILE", required=True, help="forecast.nc or forecast.zarr")
-    when = command.add_argument_group("Init times (default: the newest possible)")
-    when.add_argument("--init-time", metavar="TIME", nargs="+", help="one or more, such as 2008-07-01T12")
+    command.add_argument(
+        "--layout", default="cf", choices=("cf", "wb2"), help="names: CF's, or WeatherBench 2's (default: cf)"
+    )
+    command.add_argument(
+        "--restart", action="store_true", help="throw away an unfinished forecast of another request in the same place"
+    )
+    when = command.add_argument_group("Init times (default: latest)")
+    when.add_argument(
+        "--init-time",
+        "--init",
+        metavar="TIME",
+        nargs="+",
+        help="one or more, such as 2008-07-01T12; latest is the newest possible",
+    )
     when.add_argument("--start", metavar="TIME", help="all from here ...")
     when.add_argument("--end", metavar="TIME", help="... to here")
-    command.add_argument(
-        "--layout", default="cf", choices=("cf", "wb2"), help="dimension names: CF's, or WeatherBench 2's (default: cf)"
+    when.add_argument("--every", metavar="STEP", type=step_hours, help="only every 6h, 1d ... (default: every time)")
+    ensemble = command.add_argument_group("Ensembles")
+    ensemble.add_argument(
+        "--members",
+        metavar="N",
+        type=positive,
+        help="as many as checkpoints, or more from perturbed initial states (default: one a checkpoint)",
     )
+    ensemble.add_argument(
+        "--perturbation",
+        metavar="X",
+        type=_size,
+        default=PERTURBATION,
+        help=f"of initial states, in units of a typical change in one step (default: {PERTURBATION})",
+    )
+    ensemble.add_argument("--seed", metavar="N", type=seed, default=0, help="of the perturbations (default: 0)")
+    ensemble.add_argument("--statistics", metavar="FILE", help="write the ensemble's mean and spread here too")
 
 
 def run(options: argparse.Namespace) -> int:
     """Forecast from one or many init times into a file."""
+    import numpy as np
+
     from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.data.account import count
+    from convlstm_wx.data.cache import fingerprint
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import choose_init_times, make_forecast
-    from convlstm_wx.forecast.writing import check_output, write_forecast
+    from convlstm_wx.forecast.choosing import choose_init_times
+    from convlstm_wx.forecast.labelling import lead_times
+    from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
+    from convlstm_wx.forecast.writing import forecast_to_file
 
-    output = Path(options.output)
-    checkpoint = load_checkpoint(options.checkpoint)
+    ensemble = None
+    if options.members is not None or len(options.checkpoint) > 1:
+        ensemble = Ensemble(options.members or len(options.checkpoint), options.perturbation, options.seed)
+    output, statistics = _outputs(options, members=ensemble.members if ensemble else 1)
+    checkpoints = [load_checkpoint(path) for path in options.checkpoint]
     policy = choose_device(options.device, use_amp=options.use_amp)
     dataset = open_dataset(options.data)
-    upstream = open_upstream(checkpoint.spec, options.upstream_data)
-    checkpoint.spec.check(dataset, upstream)
-    init_times = choose_init_times(
-        checkpoint.spec, dataset, options.init_time or (), options.start, options.end, upstream
-    )
-    refuse_input("--output", output, [*options.data, *(options.upstream_data or ()), options.checkpoint])
-    check_output(output)
-    made = make_forecast(
-        checkpoint,
+    trained = [Trained(each, open_upstream(each.spec, options.upstream_data)) for each in checkpoints]
+    for each in trained:
+        each.checkpoint.spec.check(dataset, each.upstream)
+    demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
+    every = None if options.every is None else np.timedelta64(options.every, "h")
+    named = options.init_time or ()
+    period = options.start, options.end
+    forecast = Forecast(
+        trained,
         dataset,
-        init_times,
-        lead_steps=choose_lead_steps(options.lead_steps, checkpoint.spec.lead_steps),
-        policy=policy,
-        upstream=upstream,
+        choose_init_times(demanding.checkpoint.spec, dataset, named, *period, demanding.upstream, every=every),
+        choose_lead_steps(options.lead_steps, min(each.spec.lead_steps for each in checkpoints)),
+        policy,
+        ensemble=ensemble,
         batch_size=options.batch_size,
+        skip_incomplete=not named and any(value is not None for value in (*period, every)),
     )
-    write_forecast(made, output, layout=options.layout)
     log.info("device     %s", "; ".join(policy.reasons))
-    say_forecast(made)
-    log.info("written    %s", output)
+    if ensemble:
+        members, perturbed = ensemble.members, ensemble.members - len(trained)
+        log.info("ensemble   %s, %d of them from perturbed initial states", count(members, "member"), perturbed)
+    try:
+        kept = forecast_to_file(
+            forecast,
+            output,
+            data_files=fingerprint([*options.data, *(options.upstream_data or ())]),
+            layout=options.layout,
+            statistics=statistics,
+            restart=options.restart,
+            tell=lambda line: log.info("going on   %s", line),
+        )
+    except KeyboardInterrupt:
+        log.info("what is here already is kept: run the same command again to go on")
+        raise
+    spec = forecast.spec
+    say_times(kept, lead_times(spec, forecast.lead_steps))
+    log.info("variables  %s", ", ".join(dict.fromkeys(channel.variable for channel in spec.targets)))
+    log.info("written    %s", ", ".join(str(path) for path in (output, statistics) if path is not None))
     return DONE
+
+
+def _outputs(options: argparse.Namespace, *, members: int) -> tuple[Path, Path | None]:
+    """Where the forecast and the statistics go.
+
+    Raises:
+        ConfigError: for a place that cannot be written, is an input, or is the same for both.
+    """
+    from convlstm_wx.gridfiles import check_output
+
+    if options.statistics and members < 2:
+        raise ConfigError("--statistics: one forecast has no mean and spread; give --members or several --checkpoint")
+    places = {"--output": options.output} | ({"--statistics": options.statistics} if options.statistics else {})
+    inputs = [*options.data, *(options.upstream_data or ()), *options.checkpoint]
+    for option, text in places.items():
+        check_output(Path(text), overwrite=True, option=option)
+        if all(Path(path).exists() for path in options.checkpoint):  # else that is what must be told
+            refuse_input(option, Path(text), inputs)
+    if options.statistics and Path(options.statistics).resolve() == Path(options.output).resolve():
+        raise ConfigError(f"--statistics {options.statistics}: is the --output already; choose another name")
+    return Path(options.output), Path(options.statistics) if options.statistics else None
+
+
+def _size(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+    return number

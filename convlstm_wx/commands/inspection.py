@@ -19,7 +19,7 @@ from convlstm_wx.commands.options import (
     refuse_input,
     training_config,
 )
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.config import AUTO, TrainConfig
 from convlstm_wx.errors import ConfigError, ConvlstmWxError, DataError
 
 if TYPE_CHECKING:
@@ -89,7 +89,13 @@ def _find_out(config: TrainConfig) -> Findings:
 
     findings = Findings()
     try:
-        policy = choose_device(config.device, use_amp=config.use_amp)  # first: reading may take long
+        policy = choose_device(
+            config.device,
+            use_amp=config.use_amp,
+            amp_dtype=config.amp_dtype,
+            tf32=config.tf32,
+            cap_memory=config.memory_cap,
+        )  # first: reading may take long
         findings.inputs = prepare_training(config)
         findings.account = findings.inputs.account
         _try_training(findings, config, policy)
@@ -103,6 +109,7 @@ def _find_out(config: TrainConfig) -> Findings:
 def _try_training(findings: Findings, config: TrainConfig, policy: "DevicePolicy") -> None:
     """Windows, network and one batch."""
     from convlstm_wx.distributed import joined
+    from convlstm_wx.training.autobatch import find_batch_size
     from convlstm_wx.training.loop import Run
     from convlstm_wx.training.plan import make_plan, role_plans
     from convlstm_wx.training.probe import probe
@@ -110,7 +117,10 @@ def _try_training(findings: Findings, config: TrainConfig, policy: "DevicePolicy
     assert findings.inputs is not None
     findings.roles = role_plans(findings.inputs)
     with joined() as processes:
-        training = Run(config, findings.inputs, policy, Path(config.output_dir or ""), processes)
+        folder = Path(config.output_dir or "")
+        if config.batch_size == AUTO:
+            config = replace(config, batch_size=find_batch_size(config, findings.inputs, policy, folder, processes))
+        training = Run(config, findings.inputs, policy, folder, processes)
         findings.plan = make_plan(training, findings.inputs, probe(training, repeats=2))
         policy.free_memory()
 

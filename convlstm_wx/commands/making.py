@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
     from convlstm_wx.data.spec import DataSpec
@@ -44,9 +45,13 @@ def choose_lead_steps(asked: int | None, trained: int) -> int:
 
 def say_forecast(made: "xr.Dataset") -> None:
     """What was forecast, in three lines."""
-    init_times = made["init_time"].values.astype("datetime64[m]")
-    hours = made["lead_time"].values.astype("timedelta64[s]").astype(int) / 3600
-    several = f"{len(init_times)} from {init_times[0]} to {init_times[-1]}"
-    log.info("init time  %s", several if len(init_times) > 1 else init_times[0])
-    log.info("lead time  +%g h to +%g h, %d steps", hours[0], hours[-1], len(hours))
+    say_times(made["init_time"].values, made["lead_time"].values)
     log.info("variables  %s", ", ".join(map(str, made.data_vars)))
+
+
+def say_times(init_times: "np.ndarray", lead_times: "np.ndarray") -> None:
+    """When forecasts start and how far they go, in two lines."""
+    first, last = init_times[[0, -1]].astype("datetime64[m]")
+    hours = lead_times.astype("timedelta64[s]").astype(int) / 3600
+    log.info("init time  %s", f"{len(init_times)} from {first} to {last}" if len(init_times) > 1 else first)
+    log.info("lead time  +%g h to +%g h, %d steps", hours[0], hours[-1], len(hours))

@@ -78,17 +78,23 @@ def _add_setting(group: Any, entry: Field) -> None:
         if entry.name == "use_amp":
             add_amp(group, text, argparse.SUPPRESS)
         else:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text + " (default: off)", **common)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text + _on_or_off(entry), **common)
         return
-    common["type"] = nonempty if metadata["kind"] is str else metadata["kind"]
+    common["type"] = nonempty if metadata["kind"] is str else whole_or_auto if metadata["auto"] else metadata["kind"]
     if metadata["shape"] in ("box", "boxes"):
         common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
         common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
     else:
         is_path = entry.name in ("data", "upstream_data", "output_dir", "cache_dir")
-        common |= {"metavar": "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]}
+        choices = f"{{{','.join(metadata['choices'])}}}" if metadata["choices"] else ""
+        metavar = "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]
+        common |= {"metavar": choices or metavar}
         common |= {"nargs": "+"} if metadata["shape"] == "many" else {}
     group.add_argument(flag, help=text + _default_text(entry), **common)
+
+
+def _on_or_off(entry: Field) -> str:
+    return f" (default: {'on' if entry.default else 'off'})"
 
 
 def _default_text(entry: Field) -> str:
@@ -142,10 +148,18 @@ def add_amp(group: Any, text: str, default: Any) -> None:
     group.add_argument("--no-amp", action="store_false", dest="use_amp", default=default, help="float32 throughout")
 
 
-def add_data_and_device(command: argparse.ArgumentParser, *, checkpoint_required: bool) -> None:
+def add_data_and_device(
+    command: argparse.ArgumentParser, *, checkpoint_required: bool, several_checkpoints: bool = False
+) -> None:
     """What every command that makes forecasts asks for."""
+    several: dict[str, Any] = {"nargs": "+"} if several_checkpoints else {}
     command.add_argument(
-        "--checkpoint", metavar="PATH", type=nonempty, required=checkpoint_required, help="best.pt of a training run"
+        "--checkpoint",
+        metavar="PATH",
+        type=nonempty,
+        required=checkpoint_required,
+        help="best.pt of a training run" + ("; those of several runs make an ensemble" if several_checkpoints else ""),
+        **several,
     )
     command.add_argument(
         "--data", metavar="PATH", type=nonempty, nargs="+", required=True, help="NetCDF files, a glob, or a Zarr store"
@@ -181,6 +195,14 @@ def refuse_input(option: str, output: Path, inputs: Sequence[str]) -> None:
         if place == read or (place in read.parents and place.suffix == ".zarr") or inside:
             what = "lies inside" if inside else "is"
             raise ConfigError(f"{option} {output}: {what} an input of this command; choose another name")
+
+
+def whole_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor auto") from None
 
 
 def positive(text: str) -> int:

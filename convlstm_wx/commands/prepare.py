@@ -83,8 +83,8 @@ def add_part(group: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Clean the data into the output."""
     from convlstm_wx.data.regions import Region
+    from convlstm_wx.gridfiles import check_output
     from convlstm_wx.preparing.cleaning import Rules
-    from convlstm_wx.preparing.gridfiles import check_output
     from convlstm_wx.preparing.prepare import Request, prepare
 
     output = Path(options.output)

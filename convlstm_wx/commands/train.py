@@ -3,13 +3,20 @@
 import argparse
 import logging
 import shlex
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.options import DONE, STOPPED, add_command, add_settings, training_config
+from convlstm_wx.commands.options import DONE, STOPPED, add_command, add_settings, one_line, training_config
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.errors import ConfigError
+from convlstm_wx.errors import ConfigError, ConvlstmWxError
+
+if TYPE_CHECKING:
+    from convlstm_wx.training.logbook import Board
+    from convlstm_wx.training.loop import Run
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +40,12 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.data.inputs import prepare_training
     from convlstm_wx.device import choose_device
     from convlstm_wx.distributed import joined
-    from convlstm_wx.files import alone_in, check_can_make, make_folder
-    from convlstm_wx.training.loop import Run, write_config
-    from convlstm_wx.training.probe import probe
+    from convlstm_wx.files import check_can_make, make_folder
+    from convlstm_wx.training.autobatch import tried_run
+    from convlstm_wx.training.logbook import check_tensorboard
     from convlstm_wx.training.summary import summary
 
+    said = _remember_what_is_said()
     if options.resume == "auto":
         options.resume = _newest(options)
     resume = load_checkpoint(options.resume) if options.resume else None
@@ -45,23 +53,30 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(config.output_dir or "")
     _refuse_to_replace(folder, options)
     check_can_make(folder)
+    if config.tensorboard:
+        check_tensorboard()
     with joined() as processes:
         if not processes.is_main:
-            logging.getLogger("convlstm_wx").setLevel("WARNING")
-        policy = choose_device(config.device, use_amp=config.use_amp, local_rank=processes.local_rank)
-        inputs = prepare_training(config, processes=processes.local_size)
-        run = Run(config, inputs, policy, folder, processes, resume)
-        probed = probe(run)  # what fails at the longest rollout fails now, before anything is written
+            logging.getLogger("convlstm_wx").setLevel("ERROR")
+        policy = choose_device(
+            config.device,
+            use_amp=config.use_amp,
+            amp_dtype=config.amp_dtype,
+            tf32=config.tf32,
+            cap_memory=config.memory_cap,
+            local_rank=processes.local_rank,
+        )
+        policy = policy.compiling() if config.compile else policy
+        with processes.first_on_each_machine():  # it builds the data cache, if there is to be one
+            inputs = prepare_training(config, processes=processes.local_size)
+        # What fails at the longest rollout fails now, before anything is written.
+        run, probed = tried_run(config, inputs, policy, folder, processes, resume)
         make_folder(folder)
-        with alone_in(folder) if processes.is_main else nullcontext():
-            if processes.is_main:
-                if options.overwrite:
-                    _remove_run(folder)
-                _log_to_file(folder / "training.log")
-                write_config(folder / "config.json", config)
+        with _alone(run, said, overwrite=options.overwrite) if processes.is_main else nullcontext():
             for line in summary(run, inputs, probed):
                 log.info(line)
-            result = run.train()
+            with _board(run) as board:
+                result = run.train(board)
         log.info("memory used at most: %.1f GB", policy.peak_memory_bytes() / 2**30)
         policy.free_memory()
     return _say_what_next(result, config)
@@ -91,15 +106,74 @@ def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:
 
 def _remove_run(folder: Path) -> None:
     """Delete what an earlier run left, and nothing else."""
-    for pattern in ("best.pt", "last.pt", "interrupted.pt", "epoch_[0-9]*.pt", "history.csv", "training.log"):
+    checkpoints = ("best.pt", "last.pt", "interrupted.pt", "epoch_[0-9]*.pt")
+    logs = ("history.csv", "validation_rmse.csv", "training.log", "tensorboard/events.out.tfevents.*")
+    for pattern in (*checkpoints, *logs):
         for file in folder.glob(pattern):
             file.unlink()
 
 
-def _log_to_file(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
+# training.log
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk is told once, where the checkpoint cannot be written, and not at every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+def _remember_what_is_said() -> MemoryHandler:
+    """From now on, until there is a folder with a log."""
+    said = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+    logging.getLogger("convlstm_wx").addHandler(said)
+    return said
+
+
+def _log_to_file(path: Path, said: MemoryHandler) -> logging.Handler:
+    """What is said from now on, after what was said so far."""
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    said.setTarget(handler)
+    logging.getLogger("convlstm_wx").removeHandler(said)
+    said.close()
     logging.getLogger("convlstm_wx").addHandler(handler)
+    return handler
+
+
+@contextmanager
+def _alone(run: "Run", said: MemoryHandler, *, overwrite: bool) -> Iterator[None]:
+    """The folder for this run alone, with its settings and a log that ends with the error, if there is one."""
+    from convlstm_wx.files import alone_in
+    from convlstm_wx.training.saving import write_config
+
+    with alone_in(run.folder):
+        if overwrite:
+            _remove_run(run.folder)
+        file = _log_to_file(run.folder / "training.log", said)
+        write_config(run.folder / "config.json", run.config)
+        try:
+            yield
+        except ConvlstmWxError as error:
+            file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, one_line(str(error)), (), None))
+            raise
+
+
+def _board(run: "Run") -> "AbstractContextManager[Board | None]":
+    """What TensorBoard shows; None if it was not asked for, or another process shows it."""
+    if not (run.config.tensorboard and run.processes.is_main):
+        return nullcontext()
+    from convlstm_wx.commands.pictures import draw_example
+    from convlstm_wx.training.logbook import tensorboard
+
+    progress = run.progress
+    is_validated = progress.step_in_epoch < run.steps_per_epoch  # else the last step's validation comes once more
+    next_step = progress.global_step + is_validated
+    return tensorboard(run.folder / "tensorboard", run.spec, next_step, partial(draw_example, run.spec))
 
 
 def _say_what_next(result: Path, config: TrainConfig) -> int:

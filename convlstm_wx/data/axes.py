@@ -21,6 +21,7 @@ _CF_NAMES = {
     "lon": ("longitude",),
     "init_time": ("forecast_reference_time",),
     "lead_time": ("forecast_period",),
+    "realization": ("realization",),
 }
 _WORDS = {
     "time": "time axis",
@@ -49,7 +50,7 @@ def find_axis(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
         return axis_of(find_place(dataset, axis))
     found = [values for values in _coordinates(dataset, axis) if _suits(values, axis)]
     flat = [values for values in found if values.ndim == 1]
-    lone = [values for values in found if values.ndim == 0 and axis != "level"]
+    lone = [values for values in found if values.ndim == 0 and axis.endswith("time")]
     return next(iter(flat + lone), None)
 
 

@@ -16,8 +16,9 @@ from convlstm_wx.data.windows import Batch, Windows
 class TensorBatch(NamedTuple):
     """What a network is fed with; all float32 and on its device.
 
-    x_BTCHW, clock_BSG, y_BLDHW and valid_BLDHW are those of :class:`~convlstm_wx.data.windows.Batch`; places has the
-    place fields of the target and of each upstream region, upstream_fields the values and masks of the latter.
+    x_BTCHW, clock_BSG, y_BLDHW, valid_BLDHW and emphasis_BLDHW are those of
+    :class:`~convlstm_wx.data.windows.Batch`; places has the place fields of the target and of each upstream region,
+    upstream_fields the values and masks of the latter.
     """
 
     x_BTCHW: Tensor
@@ -26,6 +27,17 @@ class TensorBatch(NamedTuple):
     upstream_fields: list[Tensor]
     y_BLDHW: Tensor
     valid_BLDHW: Tensor
+    emphasis_BLDHW: Tensor | None = None
+
+    def first_leads(self, lead_steps: int) -> "TensorBatch":
+        """The same with the first lead times only."""
+        emphasis = self.emphasis_BLDHW
+        return self._replace(
+            clock_BSG=self.clock_BSG[:, : self.x_BTCHW.shape[1] + lead_steps],
+            y_BLDHW=self.y_BLDHW[:, :lead_steps],
+            valid_BLDHW=self.valid_BLDHW[:, :lead_steps],
+            emphasis_BLDHW=None if emphasis is None else emphasis[:, :lead_steps],
+        )
 
     @property
     def forcing_BSFHW(self) -> Tensor:
@@ -59,6 +71,7 @@ class _Feed:
             [self._move(fields) for fields in batch.upstream],
             y,
             torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW),
+            None if batch.emphasis_BLDHW is None else self._move(batch.emphasis_BLDHW),
         )
 
     def _move(self, array: np.ndarray) -> Tensor:

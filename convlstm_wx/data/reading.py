@@ -38,10 +38,14 @@ from convlstm_wx.data.times import check_increasing, decode_leads, decode_times,
 from convlstm_wx.errors import DataError
 
 __all__ = [
-    "describe_step", "is_projected", "observed_only", "open_dataset", "open_forecast", "source_of", "time_step",
+    "NAME_IN_DATA", "adopt_dataset", "describe_step", "is_projected", "observed_only", "open_dataset", "open_forecast",
+    "source_of", "time_step",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+NAME_IN_DATA = "name_in_data"
+"""The attribute in which a forecast file under other names keeps what the data call a variable."""
 
 _KEPT_ATTRIBUTES = ("long_name", "standard_name", "cell_methods")
 _AXIS_ATTRIBUTES = {
@@ -51,7 +55,9 @@ _AXIS_ATTRIBUTES = {
     "lon": {"standard_name": "longitude", "units": "degrees_east"},
     "init_time": {"standard_name": "forecast_reference_time", "long_name": "init time"},
     "lead_time": {"standard_name": "forecast_period", "long_name": "lead time"},
+    "realization": {"standard_name": "realization", "units": "1"},
 }
+_SPREAD = "realization: standard_deviation"
 _MOST_TEXTS = 4  # of one attribute that are handed on, where several files say different things
 _COUNTS = ("unsorted_times", "duplicate_times")
 
@@ -98,16 +104,42 @@ def open_forecast(path: str | Path) -> xr.Dataset:
     """Open a forecast file in our layout, or in WeatherBench 2's (time, prediction_timedelta, latitude, longitude).
 
     Returns:
-        Variables (init_time, lead_time, [level,] lat, lon) with attrs["units"], coordinate valid_time (init_time,
-        lead_time), lat and lon ascending; attrs as of :func:`open_dataset`.
+        Variables ([realization,] init_time, lead_time, [level,] lat, lon) with attrs["units"], coordinate valid_time
+        (init_time, lead_time), lat and lon ascending; attrs as of :func:`open_dataset`.
 
     Raises:
         DataError: for a file that is missing, unreadable or no forecast.
     """
     dataset = _open_canonical(expand([path])[0], ("init_time", "lead_time"))
+    # The spread of an ensemble, beside its mean, is no forecast.
+    spreads = [name for name, field in dataset.data_vars.items() if _SPREAD in field.attrs.get("cell_methods", "")]
+    dataset = dataset.drop_vars(spreads)
     valid_times = dataset["init_time"].values[:, None] + dataset["lead_time"].values
     dataset.coords["valid_time"] = (("init_time", "lead_time"), valid_times, _AXIS_ATTRIBUTES["time"])
     return dataset
+
+
+def adopt_dataset(dataset: xr.Dataset, name: str = "the dataset") -> xr.Dataset:
+    """A dataset that xarray has opened already, in the form of :func:`open_dataset`, as lazy as it came.
+
+    Raises:
+        DataError: for whatever is missing or unsorted.
+    """
+    dates = {key for key, held in dataset.variables.items() if held.dtype.kind in "mM" or _holds_dates(held)}
+    raw = dataset.reset_index([key for key in dates if key in dataset.indexes]).copy()
+    for key in dates:
+        raw[key] = xr.conventions.encode_cf_variable(dataset[key].variable.to_base_variable(), name=key)
+    texts = {str(key): text for key, text in raw.attrs.items() if isinstance(text, str) and text.strip()}
+    try:
+        canonical = _canonical(raw, ("time",), False, False)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    return canonical.assign_attrs(source=name, **({"texts": texts} if texts else {}))
+
+
+def _holds_dates(variable: xr.Variable) -> bool:
+    """Whether they are those of another calendar."""
+    return variable.dtype == object and variable.size > 0 and hasattr(variable.values.flat[0], "calendar")
 
 
 def is_projected(data: xr.Dataset | xr.DataArray) -> bool:
@@ -167,7 +199,7 @@ def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
     """One file in canonical form; one of several may be without a time and hold static fields."""
     for variable in dataset.variables.values():
         variable.attrs = {key: value for key, value in variable.attrs.items() if isinstance(value, str)}
-    dataset = _merge_expver(dataset)
+    dataset = _merge_expver(_under_own_names(dataset))
     axes, mesh = _find_axes(dataset, time_axes, one_of_several)
     fields = _fields(dataset, axes, mesh)
     order, values, counts = _order_and_values(axes, mesh, mend)
@@ -186,6 +218,12 @@ def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
         **counts,
     }
     return fields.drop_encoding()
+
+
+def _under_own_names(dataset: xr.Dataset) -> xr.Dataset:
+    """A forecast in WeatherBench 2's layout under the names of the data that it was made from."""
+    own = {name: field.attrs.get(NAME_IN_DATA) for name, field in dataset.data_vars.items()}
+    return dataset.rename({name: text for name, text in own.items() if text and text not in dataset})
 
 
 def _merge_expver(dataset: xr.Dataset) -> xr.Dataset:
@@ -212,11 +250,12 @@ def _find_axes(
     rows, columns = (mesh.rows, mesh.columns) if mesh is not None else (axis_of(latitude), axis_of(longitude))
     in_space = {"lat": rows, "lon": columns}
     axes: dict[str, xr.DataArray] = {}
-    for axis in (*time_axes, "level", "lat", "lon"):
+    members = ("realization",) if "lead_time" in time_axes else ()
+    for axis in (*members, *time_axes, "level", "lat", "lon"):
         found = in_space[axis] if axis in in_space else find_axis(dataset, axis)
         if found is not None:
             axes[axis] = found
-        elif axis != "level" and not (axis == "time" and one_of_several):
+        elif axis not in ("level", "realization") and not (axis == "time" and one_of_several):
             raise missing_axis(dataset, axis)
     along = [values.dims for values in axes.values() if values.dims]
     if len(set(along)) < len(along):
@@ -310,6 +349,8 @@ def _order_and_values(
             values[axis] = decode_leads(found)
         elif axis == "level":
             values[axis] = level_values(found)
+        elif axis == "realization":
+            values[axis] = found.values
         elif mesh is not None:
             order[axis], values[axis] = row_order(found)
         elif axis == "lat":

@@ -79,9 +79,12 @@ class RegionSpec:
     def differences(self, dataset: xr.Dataset) -> list[str]:
         """What keeps a dataset from being read as this region: variables, units, levels, static fields, grid."""
         found = []
+        missing = [f"'{name}'" for name in self.attributes if name not in dataset.data_vars]
+        if missing:
+            there_are = _listed([str(name) for name in dataset.data_vars])
+            found.append(f"no variable {', '.join(missing)} (there are: {there_are})")
         for name, attributes in self.attributes.items():
             if name not in dataset.data_vars:
-                found.append(f"no variable '{name}'")
                 continue
             units = dataset[name].attrs.get("units", "1")
             if units != attributes["units"]:
@@ -223,7 +226,8 @@ class DataSpec:
         if found:
             raise CheckpointError(
                 f"{source_of(dataset)} does not fit the checkpoint, which was trained on "
-                f"{self.source}: {'; '.join(found)}"
+                f"{self.source}: {'; '.join(found)}. What differs in units or size can be brought in line with "
+                f"convlstm-wx prepare"
             )
 
 

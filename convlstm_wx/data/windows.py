@@ -4,7 +4,7 @@ Shapes: B batch, T input times, L lead times, S = T + L, C channels, M mask chan
 numbers, H lat, W lon.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class Batch:
         upstream: for each upstream region [B, T, C + M, H, W] on its own grid.
         y_BLDHW: what the targets became; 0 where missing.
         valid_BLDHW: 1 where y is observed; None where all of it is.
+        emphasis_BLDHW: how much the errors of each point count in training; None where all count alike.
     """
 
     x_BTCHW: np.ndarray
@@ -45,6 +46,7 @@ class Batch:
     upstream: tuple[np.ndarray, ...]
     y_BLDHW: np.ndarray
     valid_BLDHW: np.ndarray | None
+    emphasis_BLDHW: np.ndarray | None = None
 
 
 def init_indices(
@@ -84,6 +86,7 @@ class Windows:
         target_indices: the D target channels among the target region's C.
         target_mask_indices: for each target its mask among the M, -1 without gaps.
         with_targets: whether y and valid are gathered.
+        emphasis: from y_BLDHW and its valid times [B, L] to the emphasis of each point; None counts all alike.
     """
 
     target: Source
@@ -96,6 +99,7 @@ class Windows:
     target_indices: Sequence[int]
     target_mask_indices: Sequence[int]
     with_targets: bool = True
+    emphasis: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.init_indices)
@@ -105,13 +109,15 @@ class Windows:
         init_B = self.init_indices[np.asarray(windows)]
         past_BT = init_B[:, None] + np.arange(1 - self.input_steps, 1)
         offsets_S = np.arange(1 - self.input_steps, self.lead_steps + 1)
+        times_BS = self.times[init_B][:, None] + offsets_S * self.step
         y, valid = self._targets(init_B)
         return Batch(
             x_BTCHW=_fields(self.target, past_BT),
-            clock_BSG=clock(self.times[init_B][:, None] + offsets_S * self.step),
+            clock_BSG=clock(times_BS),
             upstream=tuple(_fields(source, past_BT) for source in self.upstream),
             y_BLDHW=y,
             valid_BLDHW=valid,
+            emphasis_BLDHW=self.emphasis and self.emphasis(y, times_BS[:, self.input_steps :]),
         )
 
     def _targets(self, init_B: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

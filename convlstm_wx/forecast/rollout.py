@@ -1,90 +1,339 @@
-"""Forecasts from a checkpoint and a data file, for any init times.
+"""Forecasts from checkpoints and data, for any init times, in pieces of bounded size.
 
-Shapes: N init times, B batch, L lead times, D target channels, H lat, W lon.
+Shapes: N init times, B batch, R members, L lead times, C channels, D target channels, H lat, W lon.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 from tqdm import tqdm
 
 from convlstm_wx.checkpoint import Checkpoint
 from convlstm_wx.data.inputs import Sources, open_sources
 from convlstm_wx.data.loaders import TensorBatch, in_batches, load_batches
+from convlstm_wx.data.reading import source_of
 from convlstm_wx.data.spec import DataSpec
-from convlstm_wx.data.windows import Windows, init_indices
 from convlstm_wx.device import DevicePolicy
-from convlstm_wx.errors import ConfigError, DataError
-from convlstm_wx.forecast.writing import to_dataset
-from convlstm_wx.models.forecaster import EncoderForecaster
+from convlstm_wx.errors import CheckpointError, ConfigError, DataError
+from convlstm_wx.forecast.choosing import check_init_times
+from convlstm_wx.forecast.labelling import to_dataset, to_physical
+from convlstm_wx.forecast.perturbing import perturbation
+from convlstm_wx.models.network import Network
 
 log = logging.getLogger(__name__)
 
-NEWEST_TRIES = 64
+STRETCH_BYTES = 64 * 2**20  # of inputs read at once
+PIECE_BYTES = 256 * 2**20  # of forecasts kept at once, unless those of one init time are more
 
 
-def possible_init_times(
-    spec: DataSpec, times: np.ndarray, allowed_N: np.ndarray | None = None, *, lead_steps: int = 0
-) -> np.ndarray:
-    """The init times whose input times (and first `lead_steps` lead times) are in the file, allowed and without gap."""
-    allowed = np.ones(len(times), bool) if allowed_N is None else allowed_N
-    at = init_indices(times, spec.step, allowed, input_steps=spec.input_steps, lead_steps=lead_steps)
-    return times[at]
+@dataclass(frozen=True)
+class Ensemble:
+    """How the members of an ensemble differ.
+
+    Member m comes from checkpoint m modulo their number. The first round starts from the state as it was observed, the
+    others from perturbed ones.
+
+    Attributes:
+        members: R.
+        perturbation: standard deviation of the noise, in units of a channel's typical change in one time step.
+        seed: of the noise.
+    """
+
+    members: int
+    perturbation: float = 0.2
+    seed: int = 0
 
 
-def choose_init_times(
-    spec: DataSpec,
-    dataset: xr.Dataset,
-    named: Sequence[str],
-    start: str | None,
-    end: str | None,
-    upstream: Sequence[xr.Dataset] = (),
-) -> np.ndarray:
-    """The init times that a user asked for: named ones, all of a period, or by default the newest possible.
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, and the data of its upstream regions that are read from files of their own."""
+
+    checkpoint: Checkpoint
+    upstream: Sequence[xr.Dataset] = ()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be forecast, from what, and how.
+
+    Attributes:
+        trained: the network, or several of the same targets for an ensemble.
+        dataset: canonical, fitting all of them (see :meth:`DataSpec.check`).
+        init_times: the last input time of each forecast, N of them, increasing.
+        lead_steps: L, in steps of the data.
+        policy: device and precision.
+        ensemble: None for one forecast of the one network.
+        batch_size: forecasts at once.
+        skip_incomplete: leave out init times whose inputs have missing values, instead of refusing.
 
     Raises:
-        ConfigError: for a time that cannot be read, or named times together with a period.
-        DataError: if the period holds no possible init time.
+        ConfigError: for members that would all be the same.
+        CheckpointError: for checkpoints that forecast different things.
+        DataError: for an init time whose input times are not in the data.
     """
-    if named and (start or end):
-        raise ConfigError("--init-time goes alone; for all init times of a period give --start and --end")
-    if named:
-        return np.unique([_parse_time("--init-time", text) for text in named])
-    if not (start or end):
-        return _newest_init_time(spec, dataset, upstream)
-    possible = possible_init_times(spec, dataset["time"].values)
-    after = possible >= _parse_time("--start", start) if start else np.ones(len(possible), bool)
-    before = possible <= _parse_time("--end", end) if end else np.ones(len(possible), bool)
-    if not (after & before).any():
-        ends = f"it has some from {_text(possible[0])} to {_text(possible[-1])}" if possible.size else "it has none"
-        raise DataError(
-            f"{dataset.attrs['source']}: no init time between {start or 'its start'} and {end or 'its end'}; {ends}"
+
+    trained: Sequence[Trained]
+    dataset: xr.Dataset
+    init_times: np.ndarray
+    lead_steps: int
+    policy: DevicePolicy
+    ensemble: Ensemble | None = None
+    batch_size: int = 16
+    skip_incomplete: bool = False
+    pieces: list[np.ndarray] = field(init=False)
+    """Numbers of the init times of each piece."""
+
+    def __post_init__(self) -> None:
+        check_members([each.checkpoint for each in self.trained], self.ensemble)
+        for each in self.trained:
+            check_init_times(each.checkpoint.spec, self.dataset, self.init_times)
+        grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
+        one = 4 * members * self.lead_steps * len(self.spec.targets) * len(grid.lat) * len(grid.lon)
+        size = max(1, min(self.batch_size, PIECE_BYTES // one))
+        object.__setattr__(self, "pieces", in_batches(np.arange(len(self.init_times)), size))
+
+    @property
+    def spec(self) -> DataSpec:
+        """Of the (first) checkpoint: targets, grid and units are the same in all."""
+        return self.trained[0].checkpoint.spec
+
+    def make(self, done: Collection[int] = ()) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """All pieces that are not done, one after the other, with a progress bar over the init times.
+
+        Yields:
+            The piece's number, its init times [B], and values in the data's units, float32 [B, L, D, H, W], or
+            [B, R, L, D, H, W] of an ensemble.
+
+        Raises:
+            DataError: where the inputs of an init time have missing values, before the first piece is made.
+        """
+        stretches = self._stretches(done)
+        opened = lru_cache(maxsize=1)(lambda index: self._open(stretches[index]))
+        if not self.skip_incomplete:
+            for index in range(len(stretches)):
+                self._refuse_incomplete(stretches[index], opened(index))
+        networks = [each.checkpoint.network() for each in self.trained]
+        for network in networks:
+            self.policy.place(network)
+        here = sum(len(self.pieces[number]) for number in done)
+        several = None if len(self.pieces) > 1 else True
+        with tqdm(
+            total=len(self.init_times), initial=here, desc="forecasting", unit="init", leave=False, disable=several
+        ) as bar:
+            for index, stretch in enumerate(stretches):
+                sources = opened(index)
+                for number in stretch:
+                    kept = self._complete(sources, self.init_times[self.pieces[number]])
+                    yield number, kept, self._piece(networks, sources, kept)
+                    bar.update(len(self.pieces[number]))
+
+    def collect(self) -> xr.Dataset:
+        """All of it in memory, see :func:`~convlstm_wx.forecast.labelling.to_dataset`.
+
+        Raises:
+            DataError: where the inputs of an init time (or with skip_incomplete of all) have missing values.
+        """
+        made = list(self.make())
+        init_times = np.concatenate([times for _, times, _ in made])
+        self.check_some(init_times)
+        return to_dataset(self.spec, init_times, np.concatenate([values for _, _, values in made]))
+
+    def check_some(self, kept: np.ndarray) -> None:
+        """Say how many init times were left out.
+
+        Raises:
+            DataError: if none is left.
+        """
+        lost = len(self.init_times) - len(kept)
+        if not len(kept):
+            raise DataError(
+                f"{source_of(self.dataset)}: the inputs of all {lost} init times have missing values that training had "
+                f"not; choose others"
+            )
+        if lost:
+            log.warning("%d of %d init times left out: their inputs have missing values", lost, len(self.init_times))
+
+    # Reading
+
+    def _needed(self, numbers: np.ndarray, input_steps: int) -> np.ndarray:
+        """Where in the data's times the windows of some init times lie, increasing."""
+        at = np.searchsorted(self.dataset["time"].values, self.init_times[numbers])
+        return np.unique(at[:, None] + np.arange(1 - input_steps, 1))
+
+    def _stretches(self, done: Collection[int]) -> list[list[int]]:
+        """The pieces still to be made, in groups whose inputs are read at once."""
+        specs = [each.checkpoint.spec for each in self.trained]
+        row_bytes = sum(
+            4 * len(region.statistics.channels) * len(region.grid.lat) * len(region.grid.lon)
+            for spec in specs
+            for region in (spec.target, *spec.upstream)
         )
-    return possible[after & before]
+        longest = max(spec.input_steps for spec in specs)
+        groups: list[list[int]] = []
+        size = 0
+        for number in range(len(self.pieces)):
+            if number in done:
+                continue
+            more = row_bytes * len(self._needed(self.pieces[number], longest))
+            if not groups or size + more > STRETCH_BYTES:
+                groups.append([])
+                size = 0
+            groups[-1].append(number)
+            size += more
+        return groups
 
+    def _open(self, stretch: Sequence[int]) -> list[Sources]:
+        """The inputs of some pieces, normalised for each network."""
+        numbers = np.concatenate([self.pieces[number] for number in stretch])
+        opened = []
+        for each in self.trained:
+            spec = each.checkpoint.spec
+            at = self._needed(numbers, spec.input_steps)
+            # A slice is read faster; init times far apart need little of what lies between.
+            chosen = slice(int(at[0]), int(at[-1]) + 1) if at[-1] - at[0] == len(at) - 1 else at
+            opened.append(open_sources(spec, self.dataset.isel(time=chosen), each.upstream))
+        return opened
 
-def _parse_time(option: str, text: str) -> np.datetime64:
-    try:
-        time = np.datetime64(text.removesuffix("Z"), "s")
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: not a time; write it as 2008-07-01 or 2008-07-01T12:00") from error
-    if not np.datetime64("1678") < time < np.datetime64("2262"):
-        raise ConfigError(f"{option} {text}: out of range; files hold times from 1678 to 2261")
-    return time.astype("datetime64[ns]")
+    def _incomplete(self, sources: Sequence[Sources], init_times: np.ndarray) -> np.ndarray:
+        """[B, T]: which input times have missing values, in any network's inputs; the last T of each."""
+        longest = max(each.checkpoint.spec.input_steps for each in self.trained)
+        missing = np.zeros((len(init_times), longest), bool)
+        for each, source in zip(self.trained, sources):
+            steps = each.checkpoint.spec.input_steps
+            past = np.searchsorted(source.times, init_times)[:, None] + np.arange(1 - steps, 1)
+            missing[:, longest - steps :] |= ~source.complete_N[past]
+        return missing
 
+    def _complete(self, sources: Sequence[Sources], init_times: np.ndarray) -> np.ndarray:
+        return init_times[~self._incomplete(sources, init_times).any(axis=1)]
 
-def _newest_init_time(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Dataset]) -> np.ndarray:
-    tail = dataset.isel(time=slice(-(spec.input_steps + NEWEST_TRIES), None))
-    windows = open_sources(spec, tail, upstream).windows(spec, lead_steps=0)
-    if len(windows) == 0:
+    def _refuse_incomplete(self, stretch: Sequence[int], sources: Sequence[Sources]) -> None:
+        init_times = self.init_times[np.concatenate([self.pieces[number] for number in stretch])]
+        missing = self._incomplete(sources, init_times)
+        wrong = np.flatnonzero(missing.any(axis=1))
+        if not wrong.size:
+            return
+        steps_back = missing.shape[1] - 1 - np.flatnonzero(missing[wrong[0]])
+        times = [_text(init_times[wrong[0]] - steps * self.spec.step) for steps in steps_back]
         raise DataError(
-            f"{dataset.attrs['source']}: its last {tail.sizes['time']} times hold no {spec.input_steps} consecutive "
-            f"complete ones to start from; name an --init-time before the gap"
+            f"{source_of(self.dataset)}: inputs of init time {_text(init_times[wrong[0]])} have missing values that "
+            f"training had not, at {', '.join(times)}; choose another --init-time"
         )
-    return windows.times[windows.init_indices[-1:]]
+
+    # Computing
+
+    def _piece(self, networks: Sequence[Network], sources: Sequence[Sources], init_times: np.ndarray) -> np.ndarray:
+        grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
+        shape = (len(init_times), members, self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
+        values_BRLDHW = np.empty(shape, np.float32)
+        if len(init_times):
+            for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
+                rows = list(product(range(len(init_times)), range(place, members, len(networks))))
+                batch = self._batch(each.checkpoint.spec, source, init_times)
+                for some in in_batches(np.arange(len(rows)), self.batch_size):
+                    fields = self._roll_out(network, each.checkpoint.spec, batch, init_times, [rows[n] for n in some])
+                    for n, values_LDHW in zip(some, fields):
+                        values_BRLDHW[rows[n]] = values_LDHW
+        return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
+
+    def _batch(self, spec: DataSpec, sources: Sources, init_times: np.ndarray) -> TensorBatch:
+        at = np.searchsorted(sources.times, init_times)
+        windows = sources.windows_at(spec, at, lead_steps=self.lead_steps, with_targets=False)
+        return next(load_batches(windows, [np.arange(len(at))], self.policy.device))
+
+    @torch.inference_mode()
+    def _roll_out(
+        self,
+        network: Network,
+        spec: DataSpec,
+        batch: TensorBatch,
+        init_times: np.ndarray,
+        rows: Sequence[tuple[int, int]],
+    ) -> Iterator[np.ndarray]:
+        """Physical values [L, D, H, W] of each row, an init time's number with a member's."""
+        chosen = [at for at, _ in rows]
+        if chosen != list(range(len(init_times))):
+            batch = _rows(batch, chosen)
+        batch = batch._replace(x_BTCHW=self._perturbed(spec, batch.x_BTCHW, init_times, rows))
+        with self.policy.autocast():
+            leads = [y.float().cpu() for y in network.rollout(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)]
+        fields_BLDHW = torch.stack(leads, dim=1).numpy()
+        return (to_physical(spec, init_times[at], fields) for (at, _), fields in zip(rows, fields_BLDHW))
+
+    def _perturbed(
+        self, spec: DataSpec, x_BTCHW: Tensor, init_times: np.ndarray, rows: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """The same noise at all input times of a row: the state changes, its tendency does not."""
+        if self.ensemble is None or all(member < len(self.trained) for _, member in rows):
+            return x_BTCHW
+        x_BTCHW = x_BTCHW.clone()
+        statistics, ensemble = spec.target.statistics, self.ensemble
+        gaps, channels = np.flatnonzero(statistics.gaps_C), len(statistics.channels)
+        for row, (at, member) in enumerate(rows):
+            if member < len(self.trained):
+                continue
+            noise = perturbation(
+                statistics,
+                spec.target.grid,
+                ensemble.perturbation,
+                seed=ensemble.seed,
+                member=member,
+                init_time=init_times[at],
+            )
+            noise_TCHW = torch.from_numpy(noise).to(x_BTCHW.device).repeat(x_BTCHW.shape[1], 1, 1, 1)
+            noise_TCHW[:, gaps] *= x_BTCHW[row, :, channels:]  # where nothing was observed nothing is put
+            x_BTCHW[row, :, :channels] += noise_TCHW
+        return x_BTCHW
+
+
+def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) -> None:
+    """Refuse an ensemble that is none.
+
+    Raises:
+        ConfigError: for fewer members than checkpoints, or members that would all be the same.
+        CheckpointError: for checkpoints that forecast different things.
+    """
+    members = ensemble.members if ensemble else 1
+    if members < len(checkpoints):
+        raise ConfigError(f"--members {members}: fewer than the {len(checkpoints)} checkpoints; give at least as many")
+    if ensemble and members > len(checkpoints) and not ensemble.perturbation > 0:
+        raise ConfigError(
+            f"--members {members} of {len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''} without "
+            f"perturbation are the same forecast several times; give a --perturbation above 0, such as 0.2"
+        )
+    first = checkpoints[0].spec
+    for other in (checkpoint.spec for checkpoint in checkpoints[1:]):
+        found = first.target.grid.differences(other.target.grid)
+        for what, mine, its in (
+            ("targets", first.targets, other.targets),
+            ("time step", first.step_s, other.step_s),
+            ("units", _target_units(first), _target_units(other)),
+            ("order of latitudes", first.lat_descending, other.lat_descending),
+        ):
+            if mine != its:
+                found.append(f"another {what}")
+        if found:
+            raise CheckpointError(f"the checkpoints do not make one ensemble: {'; '.join(found)}")
+
+
+def _target_units(spec: DataSpec) -> list[str]:
+    return [spec.target.attributes[channel.variable]["units"] for channel in spec.targets]
+
+
+def _rows(batch: TensorBatch, chosen: Sequence[int]) -> TensorBatch:
+    at = torch.tensor(chosen, device=batch.x_BTCHW.device)
+    return batch._replace(
+        x_BTCHW=batch.x_BTCHW[at],
+        clock_BSG=batch.clock_BSG[at],
+        upstream_fields=[fields[at] for fields in batch.upstream_fields],
+    )
 
 
 def make_forecast(
@@ -98,79 +347,20 @@ def make_forecast(
     batch_size: int = 16,
     skip_incomplete: bool = False,
 ) -> xr.Dataset:
-    """Forecasts in physical units.
-
-    Args:
-        checkpoint: the trained network and its data's description.
-        dataset: canonical, fitting the checkpoint (see :meth:`DataSpec.check`).
-        init_times: the last input time of each forecast, N of them, increasing.
-        lead_steps: number of lead times, in steps of the file.
-        policy: device and precision.
-        upstream: one dataset for each of the spec's `upstream_files`.
-        batch_size: init times at once.
-        skip_incomplete: leave out init times whose inputs have missing values, instead of refusing.
+    """The forecasts of one network in memory; arguments and errors of :class:`Forecast`.
 
     Returns:
-        Dimensions init_time, lead_time, [level,] lat, lon; see :func:`~convlstm_wx.forecast.writing.to_dataset`.
-
-    Raises:
-        DataError: for an init time that the file does not have, or whose inputs are not there.
+        Dimensions init_time, lead_time, [level,] lat, lon; see :func:`~convlstm_wx.forecast.labelling.to_dataset`.
     """
-    spec = checkpoint.spec
-    all_times = dataset["time"].values
-    _check_init_times(spec, all_times, init_times)
-    first = int(np.searchsorted(all_times, init_times[0])) - spec.input_steps + 1
-    last = int(np.searchsorted(all_times, init_times[-1]))
-    sources = open_sources(spec, dataset.isel(time=slice(first, last + 1)), upstream)
-    at = np.searchsorted(sources.times, init_times)
-    complete = _inputs_complete(spec, sources, at)
-    if (not complete.all() and not skip_incomplete) or not complete.any():
-        raise DataError(
-            f"{dataset.attrs['source']}: inputs of init time {_text(init_times[~complete][0])} have missing values "
-            f"that training had not; choose another --init-time"
-        )
-    if not complete.all():
-        log.warning("%d of %d init times left out: their inputs have missing values", (~complete).sum(), complete.size)
-    windows = sources.windows_at(spec, at[complete], lead_steps=lead_steps, with_targets=False)
-    fields_NLDHW = np.concatenate(list(_batches(checkpoint.network(), windows, policy, batch_size)))
-    return to_dataset(spec, init_times[complete], fields_NLDHW)
-
-
-def _check_init_times(spec: DataSpec, times: np.ndarray, init_times: np.ndarray) -> None:
-    possible = possible_init_times(spec, times)
-    wrong = init_times[~np.isin(init_times, possible)]
-    if not wrong.size:
-        return
-    if wrong[0] in times:
-        reason = f"the {spec.input_steps} input times up to it are not all in the file, one step apart"
-    else:
-        reason = f"it is not a time of the file, which covers {_text(times[0])} to {_text(times[-1])}"
-    ends = f"; possible are {_text(possible[0])} to {_text(possible[-1])}" if possible.size else ""
-    raise DataError(f"init time {_text(wrong[0])}: {reason}{ends}")
-
-
-def _inputs_complete(spec: DataSpec, sources: Sources, at: np.ndarray) -> np.ndarray:
-    past = at[:, None] + np.arange(1 - spec.input_steps, 1)
-    return np.all(sources.complete_N[past], axis=1)
-
-
-def _batches(
-    network: EncoderForecaster, windows: Windows, policy: DevicePolicy, batch_size: int
-) -> Iterator[np.ndarray]:
-    """Normalised fields [B, L, D, H, W] of one batch of init times after the other."""
-    policy.place(network)
-    batches = in_batches(np.arange(len(windows)), batch_size)
-    loaded = load_batches(windows, batches, policy.device)
-    several = None if len(batches) > 1 else True
-    for batch in tqdm(loaded, total=len(batches), desc="forecasting", unit="batch", leave=False, disable=several):
-        yield _roll_out(network, batch, policy)
-
-
-@torch.inference_mode()
-def _roll_out(network: EncoderForecaster, batch: TensorBatch, policy: DevicePolicy) -> np.ndarray:
-    with policy.autocast():
-        leads = [y.float().cpu() for y in network.rollout(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)]
-    return torch.stack(leads, dim=1).numpy()
+    return Forecast(
+        [Trained(checkpoint, upstream)],
+        dataset,
+        init_times,
+        lead_steps,
+        policy,
+        batch_size=batch_size,
+        skip_incomplete=skip_incomplete,
+    ).collect()
 
 
 def _text(time: np.datetime64) -> str:

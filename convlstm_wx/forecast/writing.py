@@ -1,146 +1,141 @@
-"""Forecast files: labelled fields in physical units, CF NetCDF or Zarr.
+"""Forecast files: CF NetCDF or Zarr, written part by part, whole or not at all; a stop loses no finished part."""
 
-Shapes: N init times, L lead times, D target channels, H lat, W lon.
-"""
-
+import hashlib
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from convlstm_wx import __version__
-from convlstm_wx.data.projection import PLACE_ATTRIBUTES, axis_attributes
-from convlstm_wx.data.reading import is_projected
-from convlstm_wx.data.regions import Grid
-from convlstm_wx.data.spec import DataSpec
-from convlstm_wx.errors import ConfigError
-from convlstm_wx.files import check_can_make, library_errors, make_folder, replacing
-
-CONVENTIONS = "CF-1.11"
-EPOCH = "hours since 1970-01-01"
-WB2_NAMES = {"init_time": "time", "lead_time": "prediction_timedelta", "lat": "latitude", "lon": "longitude"}
+from convlstm_wx.checkpoint import Checkpoint
+from convlstm_wx.files import alone_in
+from convlstm_wx.forecast.labelling import WB2_NAMES, data_texts, in_layout, statistics_of, time_coordinates, to_dataset
+from convlstm_wx.forecast.rollout import Forecast
+from convlstm_wx.gridfiles import Layout, writing
+from convlstm_wx.pieces import Pieces
 
 
-def to_dataset(spec: DataSpec, init_times: np.ndarray, fields_NLDHW: np.ndarray) -> xr.Dataset:
-    """Normalised fields as a labelled dataset in the file's own units.
-
-    Returns:
-        Variables under their own names with dimensions init_time, lead_time (timedelta, the first is one step),
-        [level,] lat, lon; coordinate valid_time (init_time, lead_time). Points never observed in training are NaN.
-        On a projected grid lat and lon are its rows and columns, with coordinates latitude and longitude (lat, lon).
-    """
-    init_times = init_times.astype("datetime64[ns]")
-    leads = np.arange(1, fields_NLDHW.shape[1] + 1) * spec.step.astype("timedelta64[ns]")
-    valid_times = init_times[:, None] + leads
-    statistics = spec.target.statistics.select(spec.targets)
-    values = np.stack([statistics.to_physical(f, t) for f, t in zip(fields_NLDHW, valid_times)])
-    coords = {
-        "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time", "long_name": "init time"}),
-        "lead_time": ("lead_time", leads, {"standard_name": "forecast_period", "long_name": "lead time"}),
-        "valid_time": (("init_time", "lead_time"), valid_times, {"standard_name": "time", "long_name": "valid time"}),
-    }
-    variables = [_variable(spec, name, values) for name in dict.fromkeys(c.variable for c in spec.targets)]
-    dataset = xr.merge(variables, join="outer")  # a level that only one variable has is missing in the others
-    dataset = _on_grid(dataset.assign_coords(coords), spec.target.grid, descending=spec.lat_descending)
-    dataset.attrs = {
-        "Conventions": CONVENTIONS,
-        "title": "Regional weather forecast by a ConvLSTM encoder-forecaster",
-        "source": f"convlstm_wx {__version__}, trained on {spec.source}",
-    }
-    return dataset
-
-
-def _on_grid(dataset: xr.Dataset, grid: Grid, *, descending: bool) -> xr.Dataset:
-    """The same fields with coordinates in space, rows in the file's own order."""
-    attributes = {name: PLACE_ATTRIBUTES[place] for name, place in (("lat", "latitude"), ("lon", "longitude"))}
-    if grid.projected:
-        attributes = {name: axis_attributes(grid.units, name) for name in ("lat", "lon")}
-    dataset = dataset.assign_coords(
-        lat=("lat", np.asarray(grid.lat), {**attributes["lat"], "axis": "Y"}),
-        lon=("lon", np.asarray(grid.lon), {**attributes["lon"], "axis": "X"}),
-    )
-    if grid.projected:
-        places = zip(("latitude", "longitude"), grid.places())
-        dataset = dataset.assign_coords({name: (("lat", "lon"), at, PLACE_ATTRIBUTES[name]) for name, at in places})
-    return dataset.isel(lat=slice(None, None, -1 if descending else 1))
-
-
-def _variable(spec: DataSpec, name: str, values_NLDHW: np.ndarray) -> xr.Dataset:
-    """One variable, its levels stacked along `level` where it has any."""
-    at = [index for index, channel in enumerate(spec.targets) if channel.variable == name]
-    levels = [spec.targets[index].level for index in at]
-    attributes = dict(spec.target.attributes[name])
-    if levels[0] is None:
-        field = xr.DataArray(values_NLDHW[:, :, at[0]], dims=("init_time", "lead_time", "lat", "lon"))
-    else:
-        field = xr.DataArray(
-            values_NLDHW[:, :, at], dims=("init_time", "lead_time", "level", "lat", "lon"), coords={"level": levels}
-        )
-        level_attributes = {"standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"}
-        field["level"].attrs.update(level_attributes)
-    return field.assign_attrs(attributes).to_dataset(name=name)
-
-
-def write_forecast(dataset: xr.Dataset, path: Path, *, layout: str = "cf") -> None:
-    """Write a forecast to .nc or .zarr, whole or not at all; the rows and columns of a projected grid as y and x.
+def write_forecast(parts: Iterable[xr.Dataset], path: Path, init_times: np.ndarray, *, layout: str = "cf") -> None:
+    """Write a forecast to .nc or .zarr, whole or not at all, with no more than one part in memory.
 
     Args:
-        dataset: from :func:`to_dataset`.
+        parts: from :func:`~convlstm_wx.forecast.labelling.to_dataset`, for one stretch of init times after the other.
         path: its ending decides the format.
-        layout: 'cf', or 'wb2' for WeatherBench 2's dimension names.
+        init_times: of all parts.
+        layout: 'cf', or 'wb2' for WeatherBench 2's names of dimensions and variables.
 
     Raises:
-        ConfigError: for another ending, a folder that cannot be written, or Zarr without the zarr package.
+        ConfigError: for a folder that cannot be written or is full.
     """
-    check_output(path)
-    make_folder(path.parent)
-    if is_projected(dataset):
-        dataset = dataset.rename(lat="y", lon="x").rename(latitude="lat", longitude="lon")
-    encoding: dict[str, dict[str, object]] = {
-        "init_time": {"units": EPOCH, "dtype": "int64"},
-        "valid_time": {"units": EPOCH, "dtype": "int64"},
+    iterator = iter(parts)
+    first = next(iterator)
+    frame = _frame(first, init_times, layout)
+    init_name = WB2_NAMES["init_time"] if layout == "wb2" else "init_time"
+    layouts = {
+        # Chunks no larger than a part: none is compressed twice.
+        str(name): Layout(tuple(map(str, field.dims)), np.dtype(np.float32), dict(field.attrs), field.shape[0])
+        for name, field in in_layout(first, layout).data_vars.items()
     }
-    if layout == "wb2":
-        dataset = dataset.rename(WB2_NAMES).drop_vars("valid_time")
-        encoding = {"time": encoding["init_time"]}
-    for name in dataset.coords:
-        if np.issubdtype(dataset[name].dtype, np.datetime64) and _has_minutes(dataset[name].values):
-            encoding[str(name)]["units"] = EPOCH.replace("hours", "seconds")
-    lead_name = "prediction_timedelta" if layout == "wb2" else "lead_time"
-    encoding[lead_name] = {"units": "seconds" if _has_minutes(dataset[lead_name].values) else "hours", "dtype": "int64"}
-    encoding |= {
-        str(name): {"_FillValue": None}
-        for name in ("lat", "lon", "latitude", "longitude", "y", "x", "level")
-        if name in dataset.coords
-    }
-    with replacing(path) as temporary, library_errors():
-        if path.suffix == ".zarr":
-            dataset.to_zarr(temporary, mode="w", encoding=encoding, zarr_format=2, consolidated=True)
-        else:
-            compression = {"zlib": True, "complevel": 1, "shuffle": True, "_FillValue": np.float32(np.nan)}
-            dataset.to_netcdf(temporary, encoding=encoding | {str(name): compression for name in dataset.data_vars})
+    start = 0
+    with writing(path, frame, layouts) as file:
+        for part in chain([first], iterator):
+            part = in_layout(part, layout)
+            for name, field in part.data_vars.items():
+                file.write(str(name), start, field.values)
+            start += part.sizes[init_name]
+        file.finish(first.attrs)
 
 
-def check_output(path: Path) -> None:
-    """Refuse what could not or should not be written, before hours are spent on it. Nothing is created.
+def _frame(first: xr.Dataset, init_times: np.ndarray, layout: str) -> xr.Dataset:
+    """The coordinates of the whole file."""
+    one = first.isel(init_time=0).drop_vars(("init_time", "valid_time"))
+    coords = one.coords.to_dataset().assign_coords(time_coordinates(init_times, first["lead_time"].values))
+    return in_layout(coords, layout)
+
+
+def forecast_to_file(
+    forecast: Forecast,
+    output: Path,
+    *,
+    data_files: list[Any],
+    layout: str = "cf",
+    statistics: Path | None = None,
+    restart: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> np.ndarray:
+    """Make a forecast and write it; stopped at any moment, the same call goes on where it was.
+
+    Finished pieces lie in .NAME.partial beside the output until it is whole.
+
+    Args:
+        forecast: what to make.
+        output: a path ending in .nc or .zarr.
+        data_files: what identifies the data, see :func:`~convlstm_wx.data.cache.fingerprint`.
+        layout: of :func:`write_forecast`.
+        statistics: where the mean and the spread of an ensemble go too.
+        restart: throw away unfinished pieces of another request.
+        tell: is called with a line when it goes on.
+
+    Returns:
+        The init times in the file; those with missing inputs are left out.
 
     Raises:
-        ConfigError: for an unknown ending, a missing package, a folder that cannot be written, or something in the way
-            that is no forecast.
+        ConfigError: if pieces of another request are in the way, or the disk is full.
+        DataError: if inputs have missing values.
     """
-    is_store = any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
-    if path.is_dir() and not (path.suffix == ".zarr" and is_store):
-        raise ConfigError(f"--output {path}: is a folder that is not a Zarr store; choose another name")
-    if path.suffix not in (".nc", ".zarr"):
-        raise ConfigError(f"--output {path}: must end in .nc or .zarr")
-    if path.suffix == ".zarr":
+    request = _request(forecast) | {"data": data_files}
+    pieces = Pieces(output, request, what="forecast", anew=restart, remedy="--restart")
+    numbers = range(len(forecast.pieces))
+    with alone_in(pieces.folder, "--output"):
+        done = pieces.done(len(numbers))
+        if done:
+            tell(f"{len(done)} of {len(numbers)} pieces are here already")
         try:
-            import zarr  # noqa: F401 - an optional package, asked for only here
-        except ImportError as error:
-            raise ConfigError(f"--output {path}: needs the zarr package: pip install 'convlstm_wx[zarr]'") from error
-    check_can_make(path.parent)
+            for number, init_times, values in forecast.make(done):
+                pieces.add(number, {"init_times": init_times, "values": values})
+        except BaseException:
+            if not pieces.done(len(numbers)):
+                pieces.remove()
+            raise
+        kept = np.concatenate([pieces.array(number, "init_times") for number in numbers])
+        if not kept.size:
+            pieces.remove()
+        forecast.check_some(kept)
+        filled = [number for number in numbers if len(pieces.array(number, "init_times"))]
+        texts = data_texts(forecast.dataset)
+
+        def part(number: int) -> xr.Dataset:
+            made = to_dataset(forecast.spec, *(values for _, values in pieces.read(number)))
+            return made.assign_attrs(texts)
+
+        write_forecast(map(part, filled), output, kept, layout=layout)
+        if statistics is not None:
+            write_forecast((statistics_of(part(number)) for number in filled), statistics, kept, layout=layout)
+        pieces.remove()
+    return kept
 
 
-def _has_minutes(times: np.ndarray) -> bool:
-    """Whether whole hours do not describe the times exactly."""
-    return bool((times.astype("int64") % (3600 * 10**9)).any())
+def _request(forecast: Forecast) -> dict[str, Any]:
+    """All that the pieces depend on."""
+    ensemble, init_times = forecast.ensemble, forecast.init_times.astype("datetime64[s]")
+    return {
+        "checkpoint": [_digest(each.checkpoint) for each in forecast.trained],
+        "init times": [len(init_times), str(init_times[0]), str(init_times[-1]), _hash([init_times.astype("int64")])],
+        "lead steps": forecast.lead_steps,
+        "ensemble": None if ensemble is None else vars(ensemble).copy(),
+        "batch size": forecast.batch_size,
+        "device": [forecast.policy.device.type, str(forecast.policy.amp_dtype)],
+    }
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    return _hash([checkpoint.weights[name].float().numpy() for name in sorted(checkpoint.weights)])
+
+
+def _hash(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:20]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from convlstm_wx.models.convlstm import ConvLSTM, State
+from convlstm_wx.models.convlstm import ConvLSTM, Memory, State
 
 
 def halve(input_channels: int, output_channels: int) -> nn.Conv2d:
@@ -25,6 +25,43 @@ def grow(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
     with torch.autocast(x_BCHW.device.type, enabled=False):
         x = x_BCHW.to(torch.promote_types(x_BCHW.dtype, torch.float32))
         return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def make_ups(hidden_channels: Sequence[int]) -> nn.ModuleList:
+    """The convolutions of :func:`climb`, finest first."""
+    return nn.ModuleList(nn.Conv2d(coarse + fine, fine, 3, padding=1) for fine, coarse in pairwise(hidden_channels))
+
+
+def climb(ups: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
+    """The way back up a U-Net [Ronneberger et al. 2015], from features [B, K, H, W] of each resolution, finest first.
+
+    Returns:
+        Features of the finest resolution, joined on the way by those of each other one.
+    """
+    grown = features[-1]
+    for fine_BKHW, up in zip(features[-2::-1], reversed(ups)):
+        grown = functional.silu(up(torch.cat([grow(grown, fine_BKHW.shape[-2:]), fine_BKHW], dim=1)))
+    return grown
+
+
+def increment_head(input_channels: int, targets: int) -> nn.Conv2d:
+    """A 1x1 convolution that starts at zero: a network that adds its output to the last state starts as persistence."""
+    head = nn.Conv2d(input_channels, targets, 1)
+    nn.init.zeros_(head.weight)
+    assert head.bias is not None
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def with_whole_gradient(x: Tensor) -> Tensor:
+    """The same; the gradient that comes back to it is contiguous.
+
+    Else the convolution before would take the way of channels_last, slow on MPS (pytorch#193349). A compiler, which
+    lays out memory itself, is never used there.
+    """
+    if x.requires_grad and not torch.compiler.is_compiling():
+        x.register_hook(Tensor.contiguous)
+    return x
 
 
 def fold_times(x_BTCHW: Tensor) -> Tensor:
@@ -50,13 +87,21 @@ class RecurrentPyramid(nn.Module):
         hidden_channels: K of each resolution, finest first.
         kernel_size: of the ConvLSTM layers.
         dropout: share of the features that are dropped between layers while training.
+        memory: of the ConvLSTM layers.
     """
 
-    def __init__(self, input_channels: int, hidden_channels: Sequence[int], kernel_size: int, dropout: float):
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: Sequence[int],
+        kernel_size: int,
+        dropout: float,
+        memory: Memory = "save",
+    ):
         super().__init__()
         self.stem = nn.Conv2d(input_channels, hidden_channels[0], 3, padding=1)
         self.downs = nn.ModuleList(halve(fine, coarse) for fine, coarse in pairwise(hidden_channels))
-        self.cells = nn.ModuleList(ConvLSTM(k, k, kernel_size) for k in hidden_channels)
+        self.cells = nn.ModuleList(ConvLSTM(k, k, kernel_size, memory=memory) for k in hidden_channels)
         self.dropout = nn.Dropout(dropout)
 
     def read(self, x_BTCHW: Tensor) -> list[State]:

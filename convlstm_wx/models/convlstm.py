@@ -113,7 +113,7 @@ class ConvLSTM(nn.Module):
         """One step from a state (None: zeros); returns the new (h_BKHW, c_BKHW)."""
         if self._is_fast(x_BCHW):
             return self.forward(x_BCHW.unsqueeze(1), state)[1]
-        return self._advance(self.input_conv(x_BCHW), state, self._draw_kept(x_BCHW))
+        return self._one_step(x_BCHW, state, self._draw_kept(x_BCHW))
 
     def input_gates(self, x_BTCHW: Tensor) -> Tensor:
         """The input's share of the gates, gates_BTGHW, for :meth:`unroll`: windows that overlap can share it."""
@@ -142,10 +142,16 @@ class ConvLSTM(nn.Module):
         kept_BK11 = self._draw_kept(x_BTCHW)
         h_steps = []
         for x_BCHW in x_BTCHW.unbind(1):
-            state = checkpoint(self._convolve_and_advance, x_BCHW, state, kept_BK11, use_reentrant=False)
+            state = self._one_step(x_BCHW, state, kept_BK11)
             h_steps.append(state[0])
         assert state is not None
         return torch.stack(h_steps).transpose(0, 1), state
+
+    def _one_step(self, x_BCHW: Tensor, state: State | None, kept_BK11: Tensor | None) -> State:
+        """In plain PyTorch, keeping the gates or not."""
+        if self.memory == "save" or not torch.is_grad_enabled():
+            return self._convolve_and_advance(x_BCHW, state, kept_BK11)
+        return checkpoint(self._convolve_and_advance, x_BCHW, state, kept_BK11, use_reentrant=False)
 
     def _convolve_and_advance(self, x_BCHW: Tensor, state: State | None, kept_BK11: Tensor | None) -> State:
         return self._advance(self.input_conv(x_BCHW), state, kept_BK11)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from convlstm_wx.models.blocks import RecurrentPyramid
+from convlstm_wx.models.blocks import RecurrentPyramid, grow, with_whole_gradient
+from convlstm_wx.models.convlstm import Memory
 
 MOST_UPSTREAM_POINTS = 256
 HEADS = 4
@@ -18,10 +19,12 @@ HEADS = 4
 class UpstreamEncoder(nn.Module):
     """Reads one upstream region's past; regions may have any size and resolution."""
 
-    def __init__(self, input_channels: int, hidden_channels: Sequence[int], kernel_size: int, dropout: float):
+    def __init__(
+        self, input_channels: int, hidden_channels: Sequence[int], kernel_size: int, dropout: float, memory: Memory
+    ):
         super().__init__()
-        # The two coordinates in 0..1 tell the attention where in its region a feature lies.
-        self.pyramid = RecurrentPyramid(input_channels + 2, hidden_channels, kernel_size, dropout)
+        # The two coordinates, -1 to 1, tell the attention where in its region a feature lies.
+        self.pyramid = RecurrentPyramid(input_channels + 2, hidden_channels, kernel_size, dropout, memory)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """The coarsest hidden state after the last input time, [B, K, h, w], of at most 256 points."""
@@ -56,6 +59,39 @@ class UpstreamFusion(nn.Module):
         return self.out(attended_BKQ.unflatten(2, (height, width)).contiguous())
 
 
+class ResampledFusion(nn.Module):
+    """Concatenation: each region's features are stretched over the coarse target grid, corner to corner, and mixed in.
+
+    What lies at the same share of two grids meets at one point, wherever the regions are: a fixed map, unlike
+    attention's, but a cheap one, from which the layers above have to learn where things come from.
+    """
+
+    def __init__(self, channels: int, regions: int):
+        super().__init__()
+        self.mix = nn.Conv2d(channels * (1 + regions), channels, 1)
+
+    def forward(self, target_BKHW: Tensor, upstream: Sequence[Tensor]) -> Tensor:
+        """What the upstream features [B, K, h, w] say to each target point, [B, K, H, W]."""
+        stretched = [grow(features, target_BKHW.shape[-2:]) for features in upstream]
+        return self.mix(torch.cat([target_BKHW, *stretched], dim=1))
+
+
+def fuse_by(name: str, channels: int, *, regions: int) -> nn.Module:
+    """The fusion called "attention" or "resample", of features of so many channels from so many regions."""
+    return UpstreamFusion(channels) if name == "attention" else ResampledFusion(channels, regions)
+
+
+def read_upstream(encoders: nn.ModuleList, upstream: Sequence[Tensor]) -> list[Tensor]:
+    """What each region's encoder has to say, [B, K, h, w] each.
+
+    Raises:
+        ValueError: if there are more or fewer regions than encoders.
+    """
+    if len(upstream) != len(encoders):
+        raise ValueError(f"{len(upstream)} upstream inputs for {len(encoders)} upstream encoders")
+    return [encoder(u_BTCHW) for encoder, u_BTCHW in zip(encoders, upstream)]
+
+
 def unit_coordinates(x_BCHW: Tensor) -> Tensor:
     """Row and column of every point, -1 to 1, as two channels [B, 2, H, W]."""
     batch, _, height, width = x_BCHW.shape
@@ -71,9 +107,7 @@ def _with_place(x_BCHW: Tensor) -> Tensor:
 
 def _points(x_BKHW: Tensor) -> Tensor:
     """[B, K, H, W] -> [B, N, K]."""
-    if x_BKHW.requires_grad:  # else the 1x1 convolution before gets a channels_last gradient, slow on MPS (#193349)
-        x_BKHW.register_hook(Tensor.contiguous)
-    return x_BKHW.flatten(2).transpose(1, 2)
+    return with_whole_gradient(x_BKHW).flatten(2).transpose(1, 2)
 
 
 def _heads(x_BNK: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ the same command goes on where it stopped, and joins them at the end.
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from tqdm import tqdm
 
 from convlstm_wx import __version__
 from convlstm_wx.data.account import count
-from convlstm_wx.errors import ConfigError, DataError
-from convlstm_wx.files import make_folder, replacing, write_text
-from convlstm_wx.preparing.gridfiles import size_on_disk, writing
+from convlstm_wx.errors import DataError
+from convlstm_wx.gridfiles import size_on_disk, writing
+from convlstm_wx.pieces import Pieces
 from convlstm_wx.preparing.planning import Field, Piece, Plan
 
 logger = logging.getLogger(__name__)
@@ -51,66 +50,30 @@ def fetch(plan: Plan, output: Path, *, overwrite: bool = False) -> Iterator[str]
         ConfigError: if an unfinished download of another request is in the way, or the disk is full.
         DataError: if the store does not answer; the same command then goes on from there.
     """
-    folder = output.with_name(f".{output.name}.partial")
-    done = _begin(plan, folder, overwrite=overwrite)
+    request = plan.request.describe(plan.store) | {"pieces": [piece.stop for piece in plan.pieces]}
+    finished = Pieces(output, request, what="download", anew=overwrite, remedy="--overwrite")
+    done = finished.done(len(plan.pieces))
     if done:
-        yield f"going on   {done} of {count(len(plan.pieces), 'piece')} are here already"
-    with tqdm(total=len(plan.pieces), initial=done, desc="fetching", unit="piece", leave=False, disable=None) as bar:
+        yield f"going on   {len(done)} of {count(len(plan.pieces), 'piece')} are here already"
+    bar = tqdm(total=len(plan.pieces), initial=len(done), desc="fetching", unit="piece", leave=False, disable=None)
+    with bar:
         for index, piece in enumerate(plan.pieces):
-            path = _piece_path(folder, index)
-            if not path.exists():
-                _write_piece(path, [_read(plan, field, piece) for field in plan.fields])
+            if index not in done:
+                finished.add(index, {field.name: _read(plan, field, piece) for field in plan.fields})
                 bar.update()
     frame = _frame(plan)
     empty = dict.fromkeys((field.name for field in plan.fields), 0)
     with writing(output, frame, {field.name: field.layout for field in plan.fields}) as file:
         for index, piece in enumerate(plan.pieces):
-            for field, values in zip(plan.fields, _read_piece(_piece_path(folder, index))):
-                file.write(field.name, piece.start, values)
-                empty[field.name] += int(np.isnan(values).reshape(len(values), -1).all(axis=1).sum())
+            for name, values in finished.read(index):
+                file.write(name, piece.start, values)
+                empty[name] += int(np.isnan(values).reshape(len(values), -1).all(axis=1).sum())
         file.finish(_provenance(plan))
-    shutil.rmtree(folder)
+    finished.remove()
     for name, number in empty.items():
         if number:
             yield f"note       {name} has no value at all at {number:,} of {count(len(plan.times), 'time')}"
     yield f"written    {output} ({size_on_disk(output)})"
-
-
-def _begin(plan: Plan, folder: Path, *, overwrite: bool) -> int:
-    """Make or check the folder of pieces; how many are there."""
-    cut = {"pieces": [piece.stop for piece in plan.pieces]}
-    request, file = plan.request.describe(plan.store) | cut, folder / "request.json"
-    if file.exists():
-        try:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            earlier = {}
-        differing = [key for key in request if request[key] != earlier.get(key)]
-        if differing and not overwrite:
-            raise ConfigError(
-                f"{folder}: holds an unfinished download with another {', '.join(differing)}; give the same options to "
-                "go on with it, or --overwrite to begin anew"
-            )
-        if differing:
-            shutil.rmtree(folder)
-    make_folder(folder)
-    write_text(file, json.dumps(request, indent=1))
-    return sum(_piece_path(folder, index).exists() for index in range(len(plan.pieces)))
-
-
-def _piece_path(folder: Path, index: int) -> Path:
-    return folder / f"{index:05d}.npz"
-
-
-def _write_piece(path: Path, fields: Sequence[np.ndarray]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *fields)
-
-
-def _read_piece(path: Path) -> Iterator[np.ndarray]:
-    with np.load(path) as piece:
-        for name in piece.files:
-            yield piece[name]
 
 
 def _read(plan: Plan, field: Field, piece: Piece) -> np.ndarray:

@@ -17,7 +17,7 @@ from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.regions import Region, select_region
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.files import describe_bytes
-from convlstm_wx.preparing.gridfiles import Layout, described
+from convlstm_wx.gridfiles import Layout, described
 from convlstm_wx.preparing.selecting import parse_time
 from convlstm_wx.preparing.stores import Store, find_variable, hours_summed
 

@@ -22,9 +22,7 @@ from convlstm_wx.data.flags import flag_name
 from convlstm_wx.data.reading import is_projected, open_dataset, source_of
 from convlstm_wx.data.regions import Region, row_weights
 from convlstm_wx.errors import ConfigError, DataError
-from convlstm_wx.preparing import cleaning
-from convlstm_wx.preparing.cleaning import Counts, FieldPlan, Rules, plan_field
-from convlstm_wx.preparing.gridfiles import (
+from convlstm_wx.gridfiles import (
     FILLED_ATTRIBUTES,
     Layout,
     chunk_rows,
@@ -32,6 +30,8 @@ from convlstm_wx.preparing.gridfiles import (
     size_on_disk,
     writing,
 )
+from convlstm_wx.preparing import cleaning
+from convlstm_wx.preparing.cleaning import Counts, FieldPlan, Rules, plan_field
 from convlstm_wx.preparing.selecting import select
 from convlstm_wx.preparing.wording import changes, coarsened, mended, record
 

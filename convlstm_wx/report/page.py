@@ -10,10 +10,38 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from convlstm_wx.files import write_text
+from convlstm_wx.report.diagnostics import spoken
 from convlstm_wx.report.maps import pretty_units
+from convlstm_wx.report.tables import further
 
 # Attributes of the scores that the page tells under "How this was computed", in this order.
-METHOD = ("points", "weights", "persistence", "climatology", "acc", "intervals")
+METHOD = (
+    "points",
+    "weights",
+    "persistence",
+    "diurnal_persistence",
+    "damped_persistence",
+    "climatology",
+    "linear_inverse_model",
+    "acc",
+    "events",
+    "intervals",
+)
+FORMULAS = (
+    "rmse",
+    "mae",
+    "bias",
+    "acc",
+    "activity",
+    "skill",
+    "csi",
+    "ets",
+    "frequency_bias",
+    "fss",
+    "power",
+    "crps",
+    "spread",
+)
 
 
 def write_page(
@@ -43,11 +71,13 @@ def write_page(
         title=title,
         verdicts=verdicts,
         tables=[_table(scores.sel(channel=name)) for name in scores["channel"].values],
+        systems=[spoken(str(name)) for name in scores["system"].values],
+        further=further(scores),
         figures={caption: _embedded(file) for caption, file in figures.items()},
         facts=facts,
         counts=_counts(scores),
-        method={name: scores.attrs[name] for name in METHOD if name in scores.attrs},
-        formulas={str(name): scores[name].attrs["formula"] for name in ("rmse", "mae", "bias", "acc", "skill")},
+        method={spoken(name): scores.attrs[name] for name in METHOD if name in scores.attrs},
+        formulas={spoken(name): scores[name].attrs["formula"] for name in FORMULAS if name in scores},
     )
     write_text(path, text)
     return path
@@ -77,6 +107,7 @@ def _row(scores: xr.Dataset, decimals: int) -> dict[str, Any]:
             f"{model['mae'].item():.{decimals}f}",
             f"{model['bias'].item():+.{decimals + 1}f}",
             f"{model['acc'].item():.3f}",
+            f"{(model['activity'] / scores['observed_activity']).item():.2f}",
         ],
         "skills": [f"{100 * skill:+.0f} %" for skill in scores["skill"].values],
     }

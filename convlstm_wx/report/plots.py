@@ -4,36 +4,32 @@ Each function draws one figure with matplotlib's object interface (no global sta
 wrote. Colours are safe for colour-blind readers; truth and forecast always share one scale, errors are centred on 0.
 """
 
-import csv
+import io
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.image import imread
 
-from convlstm_wx.conventions import Channel
+from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor, millimetres_units
 from convlstm_wx.data.reading import is_projected, observed_only
 from convlstm_wx.data.regions import row_weights
-from convlstm_wx.files import make_folder
+from convlstm_wx.files import make_folder, replacing
+from convlstm_wx.report.curves import draw_history
+from convlstm_wx.report.diagnostics import STYLES, ensemble, events, lead_axis, months, panels, spectra, spoken
 from convlstm_wx.report.maps import Band, Look, around_zero, draw_maps
 
-DPI = 130
+DPI, SCREEN_DPI = 130, 80
 COLUMNS = 4  # lead times on a page of maps
-# Okabe and Ito's palette, with line styles and markers that tell the systems apart without colour.
-STYLES: dict[str, dict[str, Any]] = {
-    "model": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 2.2},
-    "persistence": {"color": "#D55E00", "linestyle": "--", "marker": "s", "linewidth": 1.6},
-    "climatology": {"color": "#555555", "linestyle": ":", "marker": "^", "linewidth": 1.6},
-}
 
-LOSSES: dict[str, dict[str, Any]] = {
-    "train_loss": {"color": "#D55E00", "linestyle": "--"},
-    "validation_loss": {"color": "#0072B2"},
-    "persistence_loss": {"color": "#555555", "linestyle": ":"},
+DIAGNOSTICS = {
+    "Power by wavelength, forecast over truth: below 1 the forecast is blurred": spectra,
+    "Events: critical success index by lead time": events,
+    "Error by month of the valid time": months,
+    "Ensemble: spread beside the error of its mean, and the rank of the truth among the members": ensemble,
 }
 
 
@@ -58,8 +54,12 @@ def draw_all(
         path = folder / f"case_{_file_name(name)}.png"
         figures[caption] = case(forecast, truth, init_time, Channel.parse(name), path)
     figures["Mean error by place: where the forecasts are too high or too low"] = bias_map(scores, folder / "bias.png")
+    for caption, draw in DIAGNOSTICS.items():
+        figure = draw(scores)
+        if figure is not None:
+            figures[caption] = _save(figure, folder / f"{draw.__name__}.png")
     if history is not None and history.exists():
-        figures["Loss in training"] = loss_curve(history, folder / "loss.png")
+        figures["Loss in training"] = draw_history([history.parent], folder / "loss.png")
     return figures
 
 
@@ -75,18 +75,8 @@ def choose_case(scores: xr.Dataset) -> np.datetime64:
 
 def rmse_by_lead(scores: xr.Dataset, path: Path) -> Path:
     """RMSE against lead time, a panel per channel: the model with its confidence band, and its rivals."""
-    channels = list(map(str, scores["channel"].values))
-    n_columns = min(len(channels), 3)
-    n_rows = -(-len(channels) // n_columns)
-    figure = Figure(figsize=(1.2 + 3.6 * n_columns, 0.7 + 2.9 * n_rows), layout="constrained")
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for panel, name in zip(panels, channels):
-        _rmse_panel(panel, scores.sel(channel=name))
-    for panel in panels[len(channels) :]:
-        panel.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    return _save(figure, path)
+    names = list(map(str, scores["channel"].values))
+    return _save(panels(names, lambda panel, name: _rmse_panel(panel, scores.sel(channel=name))), path)
 
 
 def _rmse_panel(panel: Axes, scores: xr.Dataset) -> None:
@@ -94,48 +84,28 @@ def _rmse_panel(panel: Axes, scores: xr.Dataset) -> None:
     look = Look.of(Channel.parse(str(scores["channel"].item())), {"units": scores["units"].item()})
     band = f"{scores.attrs['confidence']:.0%} interval of the model"
     panel.fill_between(hours, model["rmse_low"], model["rmse_high"], color="#0072B2", alpha=0.18, lw=0, label=band)
-    for system, style in STYLES.items():
-        panel.plot(hours, scores["rmse"].sel(system=system), label=system, markersize=4.5, **style)
+    for system in map(str, scores["system"].values):
+        rmse = scores["rmse"].sel(system=system)
+        panel.plot(hours, rmse, label=spoken(system), markersize=4.5, **STYLES[system])
     panel.set_title(look.title, fontsize=11)
-    panel.set_xlabel("lead time (h)")
     panel.set_ylabel(f"RMSE ({look.units})")
     panel.set_ylim(bottom=0)
-    # Hours are read in sixths and halves of a day.
-    steps = [1, 2, 3, 4, 6, 10] if hours[-1] < 24 else [1.2, 2.4, 4.8, 6, 10]
-    panel.xaxis.set_major_locator(MaxNLocator(6, steps=steps))
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def loss_curve(history: Path, path: Path) -> Path:
-    """Training and validation loss by epoch, the best epoch marked, and the learning rate below."""
-    with history.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    column = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for name, style in LOSSES.items():
-        if name in column:
-            upper.plot(column["epoch"], column[name], label=name.removesuffix("_loss"), marker=".", **style)
-    if np.isfinite(column["validation_loss"]).any():
-        best = int(np.nanargmin(column["validation_loss"]))
-        at = column["epoch"][best], column["validation_loss"][best]
-        upper.plot(*at, "o", color="#0072B2", markersize=10, fillstyle="none", label=f"best: epoch {at[0]:g}")
-    upper.set_ylabel("loss")
-    upper.legend(frameon=False)
-    lower.plot(column["epoch"], column["learning_rate"], color="#555555", marker=".")
-    lower.set_ylabel("learning rate")
-    lower.set_xlabel("epoch")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel in (upper, lower):
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    lead_axis(panel, hours)
 
 
 def case(forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, channel: Channel, path: Path) -> Path:
     """One forecast of one channel: maps of truth, forecast and error at up to four lead times."""
-    given, observed = _fields(forecast, truth, init_time, channel)
+    return _save(case_figure(*_fields(forecast, truth, init_time, channel), channel), path)
+
+
+def case_figure(given: xr.DataArray, observed: xr.DataArray, channel: Channel) -> Figure:
+    """Maps of truth, forecast and error, a column per lead time.
+
+    Args:
+        given: the forecast from one init time [lead_time, lat, lon].
+        observed: what it became, likewise; missing where nothing was observed.
+        channel: which one it is.
+    """
     look = Look.of(channel, given.attrs)
     error = given.values - observed.values
     notes = [f"RMSE {_rmse(field, row_weights(given))}" for field in error]
@@ -150,7 +120,8 @@ def case(forecast: xr.Dataset, truth: xr.Dataset, init_time: np.datetime64, chan
             notes,
         ),
     ]
-    return _save(draw_maps(f"{look.title}, forecast from {_clock(init_time)}", bands, _lead_titles(given), given), path)
+    title = f"{look.title}, forecast from {_clock(given.coords['init_time'].values)}"
+    return draw_maps(title, bands, _lead_titles(given), given)
 
 
 def _beside(given: xr.DataArray, observed: xr.DataArray, look: Look) -> Band:
@@ -179,13 +150,24 @@ def _fields(
     if channel.level is not None:
         given, observed = given.sel(level=channel.level), observed.sel(level=channel.level)
     given = given.isel(lead_time=_spread(given.sizes["lead_time"])).load()
+    if "realization" in given.dims:
+        given = given.mean("realization", keep_attrs=True)
     if is_projected(given):  # the scores have been made, so the grid is the same
         observed = observed.sel(lat=given["lat"].values, lon=given["lon"].values, method="nearest")
     else:
         west = float(observed["lon"][0])
         lon = (given["lon"] - west + 1e-3) % 360 - 1e-3 + west  # the truth may count longitudes from elsewhere
         observed = observed.sel(lat=given["lat"], lon=lon.values, method="nearest", tolerance=1e-3)
-    return given, observed.reindex(time=init_time + given["lead_time"].values).load()
+    observed = observed.reindex(time=init_time + given["lead_time"].values).load()
+    return _in_millimetres(given, channel), _in_millimetres(observed, channel)
+
+
+def _in_millimetres(fields: xr.DataArray, channel: Channel) -> xr.DataArray:
+    """Precipitation in mm, as people know it; anything else as it is."""
+    if not is_precipitation(channel.variable, fields.attrs):
+        return fields
+    units = str(fields.attrs["units"])
+    return (fields * millimetres_factor(units)).assign_attrs(fields.attrs | {"units": millimetres_units(units)})
 
 
 def _spread(n: int) -> np.ndarray:
@@ -206,7 +188,7 @@ def _rmse(error: np.ndarray, weights: np.ndarray) -> str:
     return f"{float(f'{value:.3g}'):g}"
 
 
-def _clock(time: np.datetime64) -> str:
+def _clock(time: np.datetime64 | np.ndarray) -> str:
     return str(time.astype("datetime64[m]")).replace("T", " ") + " UTC"
 
 
@@ -214,6 +196,15 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as it would be on a screen, [height, width, 3], uint8."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=SCREEN_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+    file.seek(0)
+    return (255 * imread(file)[:, :, :3]).round().astype(np.uint8)
+
+
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)
     return path

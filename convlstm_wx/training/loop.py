@@ -1,98 +1,61 @@
 """The run: epochs of optimiser steps, validation, checkpoints, and an orderly end whatever happens."""
 
-import csv
-import io
-import json
 import logging
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from convlstm_wx.checkpoint import Checkpoint, save_checkpoint, versions
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.checkpoint import Checkpoint
+from convlstm_wx.config import TrainConfig, parse_rain_weights
 from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.loaders import TensorBatch, epoch_order, in_batches, load_batches
+from convlstm_wx.data.rain import rain_emphasis
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN, VALIDATION
 from convlstm_wx.data.windows import Windows
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
-from convlstm_wx.errors import CheckpointError, ConfigError, DataError, TrainingError
-from convlstm_wx.files import write_text
+from convlstm_wx.errors import ConfigError, DataError, TrainingError
 from convlstm_wx.models.build import build, count_parameters
+from convlstm_wx.models.compiling import compile_forward
+from convlstm_wx.models.network import Network
 from convlstm_wx.training.averaging import AveragedWeights
-from convlstm_wx.training.losses import WeightedSquaredError, mean_loss
-from convlstm_wx.training.schedule import EarlyStopping, learning_rate_at
+from convlstm_wx.training.blueprint import blueprint
+from convlstm_wx.training.logbook import Board, postfix, write_rmse
+from convlstm_wx.training.losses import make_loss, mean_loss
+from convlstm_wx.training.memory import DoesNotFitError, told, too_little
+from convlstm_wx.training.saving import (
+    HISTORY_COLUMNS,
+    Progress,
+    Saving,
+    check_same_run,
+    check_something_left,
+    checkpoint_of,
+    restore,
+)
+from convlstm_wx.training.schedule import EarlyStopping, Schedule
+from convlstm_wx.training.skill import PhysicalErrors
 from convlstm_wx.training.step import Learner, make_optimizer
 
 log = logging.getLogger(__name__)
 
-MODEL_NAME = "encoder-forecaster"
 MOST_SKIPPED_STEPS = 20
-WARMUP_SHARE = 0.05
-HISTORY_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "validation_loss",
-    "persistence_loss",
-    "learning_rate",
-    "windows_per_s",
-    "elapsed_s",
-)
+# The scaler of float16 begins too high on purpose, and halves itself with each step that is skipped.
+MOST_SKIPPED_IN_HALF = {torch.bfloat16: 5, torch.float16: 10}
 
-
-def model_options(config: TrainConfig, spec: DataSpec) -> dict[str, Any]:
-    """The network's numbers, from the settings and the data."""
-    masks = int(spec.target.statistics.gaps_C.sum())
-    scale = spec.target.statistics.increment_std_C[spec.target_indices]
-    return {
-        "input_channels": spec.target.input_channels,
-        "target_indices": spec.target_indices,
-        "target_mask_indices": spec.target_mask_indices,
-        "mask_channels": masks,
-        "forcing_channels": spec.target.forcing_channels,
-        "upstream_channels": [region.input_channels + region.forcing_channels for region in spec.upstream],
-        "increment_scale": [float(value) for value in scale],
-        "hidden_channels": list(config.hidden_channels),
-        "kernel_size": config.kernel_size,
-        "dropout": config.dropout,
-    }
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint.
-
-    Attributes:
-        epoch: the epoch under way, from 1.
-        step_in_epoch: optimiser steps already taken in it.
-        global_step: optimiser steps since the start.
-        error, points: sums of the epoch's loss so far.
-        best, waited: of early stopping.
-        elapsed_s: training time of all parts of the run.
-        history: one row per finished epoch.
-    """
-
-    epoch: int = 1
-    step_in_epoch: int = 0
-    global_step: int = 0
-    error: float = 0.0
-    points: float = 0.0
-    best: float = math.inf
-    waited: int = 0
-    elapsed_s: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+T = TypeVar("T")
 
 
 class Run:
@@ -123,25 +86,43 @@ class Run:
     ):
         self.config, self.policy, self.folder, self.processes = config, policy, folder, processes
         self.spec = inputs.spec
-        self.training_windows = _some_windows(inputs, TRAIN, "training")
-        self.validation_windows = _some_windows(inputs, VALIDATION, "validation")
-        self.options = model_options(config, self.spec)
+        emphasis = rain_emphasis(parse_rain_weights(config.rain_weights), self.spec)
+        self.training_windows = replace(_some_windows(inputs, TRAIN, "training"), emphasis=emphasis)
+        self.validation_windows = replace(_some_windows(inputs, VALIDATION, "validation"), emphasis=emphasis)
+        self.blueprint = blueprint(config, self.spec)
         torch.manual_seed(config.seed)
-        network = policy.place(build(MODEL_NAME, self.options))
+        network = build(*self.blueprint)
+        policy.place(network)
+        if policy.compile_mode:
+            compile_forward(network, policy.compile_mode)
         self.parameters = count_parameters(network)
         self.learner = _make_learner(network, config, self.spec, policy, processes)
         self.progress = Progress()
         self.steps_per_epoch = math.ceil(len(self.training_windows) / self._windows_per_step)
-        self.counted_until = self.saved_at = time.monotonic()
+        self.schedule = Schedule(config, self.steps_per_epoch)
+        self.counted_until = time.monotonic()
+        self.saving = Saving(folder, config, processes, self.checkpoint)
+        self.board: Board | None = None
         if resume is not None:
-            self._restore(resume)
+            check_same_run(resume, self.spec, self.blueprint, config)
+            self.progress = restore(resume, self.learner, config)
+            self.policy = self.learner.policy
+            check_something_left(config, self.progress)
 
     @property
     def _windows_per_step(self) -> int:
         return self.config.batch_size * self.config.gradient_accumulation_steps * self.processes.world_size
 
-    def train(self) -> Path:
+    @property
+    def _windows_seen(self) -> int:
+        """In the epoch under way."""
+        return min(self.progress.step_in_epoch * self._windows_per_step, len(self.training_windows))
+
+    def train(self, board: Board | None = None) -> Path:
         """Run to the end, or to a request to stop (Ctrl-C, SIGTERM).
+
+        Args:
+            board: of TensorBoard, to be written to.
 
         Returns:
             The checkpoint to use: best.pt (last.pt if a resumed run in a new folder found none better than before), or
@@ -150,19 +131,62 @@ class Run:
         Raises:
             TrainingError: if the loss stays non-finite; earlier checkpoints are whole.
         """
-        persistence = self._persistence_loss()
+        self.board = board
+        with told(self.policy):
+            return self._train()
+
+    def _train(self) -> Path:
+        persistence = self._adapting(self._persistence_loss)
         stopping = EarlyStopping(self.config.early_stopping_patience, self.progress.best, self.progress.waited)
-        self.counted_until = self.saved_at = time.monotonic()
+        self.counted_until = time.monotonic()
+        self.saving.start_clock()
         with _stop_requests() as stop_requested:
             while self.progress.epoch <= self.config.num_epochs and not stopping.should_stop:
-                windows_per_s = self._epoch(stop_requested)
+                windows_per_s = self._adapting(lambda: self._epoch(stop_requested))
                 if windows_per_s is None:
-                    return self._save("interrupted.pt")
+                    return self.saving.save("interrupted.pt")
                 self._finish_epoch(stopping, persistence, windows_per_s)
         if stopping.should_stop:
             log.info("no better validation loss for %d epochs: stopped early", stopping.patience)
         best = self.folder / "best.pt"
         return best if best.exists() else self.folder / "last.pt"
+
+    def _adapting(self, act: Callable[[], T]) -> T:
+        """An act; as often as it runs out of memory it is taken up again with smaller micro-batches."""
+        while True:
+            with suppress(DoesNotFitError):
+                return act()
+            self.shrink()  # only now is what was tried out of memory
+
+    @property
+    def micro_batch(self) -> int:
+        """Windows at once: as asked, or as many as were found to fit."""
+        return self.progress.micro_batch or self.config.batch_size
+
+    def shrink(self) -> None:
+        """Half as many windows at once from now on; an optimiser step keeps its windows.
+
+        Raises:
+            TrainingError: if that is not wanted, or there is one window only.
+        """
+        self.learner.forget_gradients()
+        self.policy.free_memory()
+        size = self.micro_batch
+        if size == 1 or not self.config.auto_batch:
+            raise TrainingError(too_little(self.config, self.policy, size))
+        self.progress.micro_batch = (size + 1) // 2
+        log.warning(
+            "out of memory with %d windows at once: going on with %d, in twice as many micro-batches "
+            "(--no-auto-batch to stop instead)",
+            *(size, self.progress.micro_batch),
+        )
+
+    def _use_float32(self, why: str) -> None:
+        log.warning("%s: float32 instead of half precision for the rest of the run", why)
+        self.progress.half_failed = True
+        self.progress.skipped = 0
+        self.learner.use_float32()
+        self.policy = self.learner.policy
 
     def _epoch(self, stop_requested: list[int]) -> float | None:
         """The rest of the epoch under way; returns the windows per second, or None if a stop was requested."""
@@ -171,41 +195,49 @@ class Run:
         batches = self.load(self.training_windows, [batch for step in steps for batch in step])
         bar = tqdm(
             total=len(self.training_windows),
-            initial=progress.step_in_epoch * self._windows_per_step,
+            initial=self._windows_seen,
             desc=f"epoch {progress.epoch}/{self.config.num_epochs}",
-            unit="window",
+            unit=" windows",
             disable=None if self.processes.is_main else True,
             leave=False,
         )
-        skipped, before = 0, bar.n
+        seen_before = self._windows_seen
         with bar:
             for step in steps:
-                sums = self.learner.learn(list(islice(batches, len(step))), self._learning_rate())
+                sums = self._learn(islice(batches, len(step)))
                 progress.step_in_epoch += 1
                 progress.global_step += 1
-                skipped = self._count_skipped(skipped) if sums is None else 0
+                self._count_skipped(is_skipped=sums is None)
                 error, points = sums or (0.0, 0.0)
                 progress.error, progress.points = progress.error + error, progress.points + points
-                bar.update(min(self._windows_per_step, len(self.training_windows) - bar.n))
+                bar.update(self._windows_seen - bar.n)
                 if progress.points:
-                    bar.set_postfix(loss=f"{progress.error / progress.points:.3f}", refresh=False)
-                if stop_requested:
+                    loss = progress.error / progress.points
+                    bar.set_postfix_str(postfix(loss, self._learning_rate()), refresh=False)
+                if self.board is not None:
+                    norm = self.learner.gradient_norm
+                    self.board.step(progress.global_step, error, points, self._learning_rate(), norm)
+                if self.processes.any(bool(stop_requested)):
                     return None
-                self._save_now_and_then()
-            return (bar.n - before) / (time.monotonic() - started)
+                self.saving.save_now_and_then()
+            return (self._windows_seen - seen_before) / (time.monotonic() - started)
 
-    def _save_now_and_then(self) -> None:
-        """Inside an epoch, so that a killed run repeats minutes at most."""
-        every_s = 60 * self.config.save_every_minutes
-        if every_s and time.monotonic() - self.saved_at >= every_s:
-            self._save("last.pt")
+    def _learn(self, batches: Iterable[TensorBatch]) -> tuple[float, float] | None:
+        """One optimiser step, as the schedule has it."""
+        step = self.progress.global_step
+        lead_steps = self.schedule.lead_steps(step)
+        return self.learner.learn(
+            (batch.first_leads(lead_steps) for batch in batches),
+            self._learning_rate(),
+            truth_share=self.schedule.truth_share(step),
+        )
 
     def _micro_batches(self, epoch: int) -> list[list[np.ndarray]]:
         """This process's micro-batches of each optimiser step of an epoch."""
         order = epoch_order(len(self.training_windows), seed=self.config.seed, epoch=epoch)
         rank, world_size = self.processes.rank, self.processes.world_size
         steps = in_batches(order, self._windows_per_step)
-        return [in_batches(step[rank::world_size], self.config.batch_size) for step in steps]
+        return [in_batches(step[rank::world_size], self.micro_batch) for step in steps]
 
     def load(self, windows: Windows, batches: list[np.ndarray]) -> Iterator[TensorBatch]:
         """Batches of window numbers, on the device."""
@@ -219,33 +251,63 @@ class Run:
         )
 
     def _validation_batches(self) -> Iterator[TensorBatch]:
-        mine = np.arange(self.processes.rank, len(self.validation_windows), self.processes.world_size)
-        return self.load(self.validation_windows, in_batches(mine, self.config.batch_size))
+        return self.load(self.validation_windows, in_batches(self._validated_here, self.micro_batch))
+
+    @property
+    def _validated_here(self) -> np.ndarray:
+        return np.arange(self.processes.rank, len(self.validation_windows), self.processes.world_size)
+
+    def _physical_errors(self) -> PhysicalErrors:
+        windows = self.validation_windows
+        init_times = windows.times[windows.init_indices[self._validated_here]]
+        return PhysicalErrors(self.spec, init_times, self.policy.device)
 
     def _learning_rate(self) -> float:
-        total = self.steps_per_epoch * self.config.num_epochs
-        warmup = min(self.steps_per_epoch, max(1, int(WARMUP_SHARE * total)))
-        return learning_rate_at(
-            self.progress.global_step, total_steps=total, warmup_steps=warmup, peak=self.config.learning_rate
-        )
+        losses = [row["validation_loss"] for row in self.progress.history]
+        return self.schedule.learning_rate(self.progress.global_step, losses)
 
-    def _count_skipped(self, skipped: int) -> int:
-        if skipped + 1 >= MOST_SKIPPED_STEPS:
+    def _count_skipped(self, *, is_skipped: bool) -> None:
+        """Note that a step was skipped, or not; too many in a row end half precision, or else the run."""
+        progress, half = self.progress, self.policy.amp_dtype
+        progress.skipped = progress.skipped + 1 if is_skipped else 0
+        if not is_skipped:
+            return
+        log.warning("step %d: loss or gradient not finite, step skipped", progress.global_step)
+        if half is not None and progress.skipped >= MOST_SKIPPED_IN_HALF[half]:
+            self._use_float32(f"{progress.skipped} steps skipped in a row")
+        elif progress.skipped >= MOST_SKIPPED_STEPS:
             raise TrainingError(
-                f"the gradient was not finite {skipped + 1} steps in a row: stopped at step "
-                f"{self.progress.global_step}. Lower --learning-rate, try --no-amp, or check the data's extremes."
+                f"loss or gradient was not finite {progress.skipped} steps in a row: stopped at step "
+                f"{progress.global_step}. Lower --learning-rate, or check the data's extremes with convlstm-wx "
+                f"inspect; --resume auto goes on from the last checkpoint."
             )
-        log.warning("step %d: gradient not finite, step skipped", self.progress.global_step)
-        return skipped + 1
 
     def _persistence_loss(self) -> float:
-        return self.learner.persistence_loss(self._validation_batches(), self.spec.target_indices)
+        errors, batches = self._physical_errors(), self._validation_batches()
+        loss = self.learner.persistence_loss(batches, self.spec.target_indices, errors.add_persistence)
+        self.progress.persistence_rmse = errors.rmse(self.processes)
+        return loss
+
+    def _validation_loss(self) -> float:
+        errors = self._physical_errors()
+
+        def watch(forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
+            errors.add(forecast_BLDHW, batch)
+            if self.board is not None:
+                self.board.watch(errors.init_times[0], forecast_BLDHW, batch)
+
+        loss = self.learner.validate(self._validation_batches(), watch)
+        self.progress.rmse[self.progress.epoch] = errors.rmse(self.processes)
+        return loss
 
     def _finish_epoch(self, stopping: EarlyStopping, persistence: float, windows_per_s: float) -> None:
         """Validate, note, save."""
         progress = self.progress
         learning_rate = self._learning_rate()
-        validation = self.learner.validate(self._validation_batches())
+        validation = self._adapting(self._validation_loss)
+        if not math.isfinite(validation) and self.policy.amp_dtype is not None:
+            self._use_float32(f"the validation loss is {validation}")
+            validation = self._adapting(self._validation_loss)
         if not math.isfinite(validation):
             raise TrainingError(f"epoch {progress.epoch}: the validation loss is {validation}; lower --learning-rate")
         is_best = stopping.update(validation)
@@ -267,28 +329,12 @@ class Run:
         )
         finished = progress.epoch
         progress.epoch, progress.step_in_epoch, progress.error, progress.points = finished + 1, 0, 0.0, 0.0
+        if self.board is not None:
+            losses = {"training": row[1], "validation": validation, "persistence": persistence}
+            self.board.epoch(progress.global_step, losses, progress.rmse[finished])
         if self.processes.is_main:
-            self._write_epoch(finished, is_best)
-
-    def _write_epoch(self, finished: int, is_best: bool) -> None:
-        # last.pt comes last: a run killed in between goes on from the epoch before and writes the others once more.
-        if is_best:
-            self._save("best.pt")
-        frequency = self.config.checkpoint_frequency
-        if frequency and finished % frequency == 0:
-            self._save(f"epoch_{finished:04d}.pt")
-            _keep_newest(self.folder, self.config.keep_checkpoints)
-        write_history(self.folder / "history.csv", self.progress.history)
-        self._save("last.pt")
-        (self.folder / "interrupted.pt").unlink(missing_ok=True)  # last.pt is further on
-
-    def _save(self, name: str) -> Path:
-        path = self.folder / name
-        self._count_time()
-        if self.processes.is_main:
-            save_checkpoint(path, self.checkpoint())
-        self.saved_at = time.monotonic()
-        return path
+            write_rmse(self.folder / "validation_rmse.csv", self.spec, progress.rmse, progress.persistence_rmse)
+        self.saving.write_epoch(finished, progress.history, is_best=is_best)
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -297,59 +343,8 @@ class Run:
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
-        learner = self.learner
-        return Checkpoint(
-            config=self.config,
-            spec=self.spec,
-            model_name=MODEL_NAME,
-            model_options=self.options,
-            weights=learner.averaged.shadow,
-            training={
-                "weights": learner.network.state_dict(),
-                "optimizer": learner.optimizer.state_dict(),
-                "scaler": learner.scaler.state_dict(),
-                "averaged": learner.averaged.state_dict(),
-                "random": self.policy.random_states(),
-                "progress": vars(self.progress).copy(),
-            },
-            versions=versions(),
-        )
-
-    def _restore(self, resume: Checkpoint) -> None:
-        """Go on exactly where the checkpoint stands; what changed on the command line since then holds from now on."""
-        found = resume.spec.changes(self.spec) + _option_differences(resume.model_options, self.options)
-        if found:
-            raise CheckpointError(f"--resume: the checkpoint's run was another one: {'; '.join(found)}")
-        learner, saved = self.learner, resume.training
-        fresh = [{name: group[name] for name in ("weight_decay", "fused")} for group in learner.optimizer.param_groups]
-        learner.network.load_state_dict(saved["weights"])
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        for group, settings in zip(learner.optimizer.param_groups, fresh):
-            group.update(settings)
-        if saved["scaler"]:  # empty where the run so far needed no scaler
-            learner.scaler.load_state_dict(saved["scaler"])
-        learner.averaged.load_state_dict(saved["averaged"])
-        self.policy.set_random_states(saved["random"])
-        self.progress = Progress(**saved["progress"])
-        self._check_something_left()
-
-    def _check_something_left(self) -> None:
-        config, progress = self.config, self.progress
-        if progress.epoch > config.num_epochs:
-            raise ConfigError(
-                f"--resume: all {config.num_epochs} epochs are done already; give more with --num-epochs to go on"
-            )
-        if EarlyStopping(config.early_stopping_patience, progress.best, progress.waited).should_stop:
-            raise ConfigError(
-                f"--resume: the run stopped early, {progress.waited} epochs after its best; "
-                f"give a longer --early-stopping-patience to go on"
-            )
-
-
-def _option_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """What makes the two networks different; dropout may change on the way."""
-    names = [name for name in ours if name not in ("dropout", "increment_scale")]
-    return [f"{name} {theirs.get(name)} there, {ours[name]} here" for name in names if theirs.get(name) != ours[name]]
+        self._count_time()
+        return checkpoint_of(self.learner, self.progress, self.config, self.spec, self.blueprint)
 
 
 def _some_windows(inputs: TrainingInputs, role: int, name: str) -> Windows:
@@ -365,17 +360,19 @@ def _some_windows(inputs: TrainingInputs, role: int, name: str) -> Windows:
 
 
 def _make_learner(
-    network: torch.nn.Module, config: TrainConfig, spec: DataSpec, policy: DevicePolicy, processes: Processes
+    network: Network, config: TrainConfig, spec: DataSpec, policy: DevicePolicy, processes: Processes
 ) -> Learner:
+    if config.scheduled_sampling and not network.feeds_back:
+        raise ConfigError(f"--scheduled-sampling: {config.model} never sees its own forecast; leave it out")
     statistics = spec.target.statistics
     scale = torch.from_numpy(statistics.increment_std_C)
     masks = torch.zeros(spec.target.input_channels - len(scale))
     weights = torch.from_numpy(spec.target.grid.area_weights())
     return Learner(
         network=network,
-        loss=WeightedSquaredError(weights, scale[spec.target_indices]).to(policy.device),
+        loss=make_loss(config, weights, scale[spec.target_indices], spec.targets).to(policy.device),
         optimizer=make_optimizer(network, config, policy),
-        scaler=torch.amp.GradScaler(policy.device.type, enabled=policy.use_grad_scaler),
+        scaler=policy.make_scaler(),
         averaged=AveragedWeights(network, config.ema_decay),
         policy=policy,
         processes=processes,
@@ -400,23 +397,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """history.csv, one row per epoch, replaced as a whole."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in history)
-    write_text(path, text.getvalue())
-
-
-def write_config(path: Path, config: TrainConfig) -> None:
-    """config.json: the settings of the run."""
-    write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
-
-
-def _keep_newest(folder: Path, keep: int) -> None:
-    """Remove all but the newest periodic checkpoints; 0 keeps all."""
-    for old in sorted(folder.glob("epoch_[0-9]*.pt"))[: -keep or None] if keep else []:
-        old.unlink()

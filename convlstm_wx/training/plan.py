@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
 from convlstm_wx.data.store import memory_budget_bytes
 from convlstm_wx.data.windows import init_indices
 from convlstm_wx.device import DevicePolicy
+from convlstm_wx.distributed import Processes
 from convlstm_wx.training.loop import Run
 from convlstm_wx.training.probe import Probe
 
@@ -145,3 +147,12 @@ def usable_bytes(policy: DevicePolicy, data_bytes: int = 0) -> int:
         return int(_USABLE_SHARE * torch.mps.recommended_max_memory())
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(0, int(_USABLE_SHARE * machine) - data_bytes)
+
+
+def free_bytes(policy: DevicePolicy, processes: Processes) -> int:
+    """What of that is free now, for each process; on a CPU other programs have their part."""
+    memory = Path("/proc/meminfo")
+    if policy.device.type != "cpu" or not memory.exists():
+        return usable_bytes(policy)
+    (available,) = (line for line in memory.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(_USABLE_SHARE * 1024 * int(available.split()[1])) // processes.local_size

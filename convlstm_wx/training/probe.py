@@ -16,8 +16,8 @@ from torch import Tensor
 from convlstm_wx.data.loaders import TensorBatch
 from convlstm_wx.errors import TrainingError
 from convlstm_wx.training.loop import Run
+from convlstm_wx.training.memory import DoesNotFitError, fitting, too_little
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _PASSING_SHARE = 0.5  # of what is kept: gradients under way and workspace, measured on a CPU
 _VALUES_PER_PARAMETER = 5  # weight, gradient, two moments, moving average; float32 all
 
@@ -48,26 +48,25 @@ class Probe:
         return 2 ** int(math.log2(fitting)) if fitting >= 1 else 0
 
 
-def probe(run: Run, *, repeats: int = 1) -> Probe:
+def probe(run: Run, *, size: int | None = None, repeats: int = 1) -> Probe:
     """The first batch of the training windows through forward pass, loss and backward pass, at all lead times.
 
     Args:
         run: which is about to train.
+        size: windows of the batch; by default as many as the run takes at once.
         repeats: how often; the fastest is told, as the first pass also warms up.
 
     Raises:
-        TrainingError: if there is too little memory, or the loss or a gradient is not finite.
+        DoesNotFitError: if there is too little memory, in this process or in a sibling.
+        TrainingError: if the loss or a gradient is not finite.
     """
-    size = min(run.config.batch_size, len(run.training_windows))
+    size = min(size or run.micro_batch, len(run.training_windows))
     try:
-        with _undone(run):
+        with fitting(run.policy, run.processes), _undone(run):
             batch = next(iter(run.load(run.training_windows, [np.arange(size)])))
             passes = [_pass(run, batch) for _ in range(repeats)]
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        run.policy.free_memory()
-        raise TrainingError(_no_memory(run, size)) from error
+    except DoesNotFitError:
+        raise DoesNotFitError(too_little(run.config, run.policy, size)) from None
     loss, _, needed = passes[0]
     return Probe(
         windows=size,
@@ -133,7 +132,7 @@ class _Kept:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
             self.sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output itself would hold its own graph: for ever, where no backward pass follows
 
     def bytes(self) -> int:
         """How much it was."""
@@ -145,23 +144,6 @@ class _Kept:
 def _batch_bytes(batch: TensorBatch) -> int:
     tensors = [batch.x_BTCHW, batch.forcing_BSFHW, *batch.upstream, batch.y_BLDHW, batch.valid_BLDHW]
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so: PyTorch has a class of its own for CUDA only, for the CPU and MPS just words."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in words for said in _NO_MEMORY)
-
-
-def _no_memory(run: Run, size: int) -> str:
-    config = run.config
-    found = f"too little memory on {run.policy.device} for {size} windows of {config.lead_steps} lead steps at once"
-    if size == 1:
-        smaller = "a smaller --target-region, fewer --hidden-channels or fewer --lead-steps"
-        return f"{found}; use {smaller}{'' if config.use_amp else ', or --use-amp'}"
-    parts = 2 if size % 2 == 0 else size
-    steps = parts * config.gradient_accumulation_steps
-    return f"{found}; use --batch-size {size // parts} --gradient-accumulation-steps {steps}, which learns the same"
 
 
 def _not_finite(run: Run, loss: float) -> str:

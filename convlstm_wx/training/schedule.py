@@ -1,7 +1,12 @@
-"""The learning rate over the run, and when to stop early."""
+"""What changes over the run: the learning rate, the lead times, the share of truth; and when to stop early."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from convlstm_wx.config import TrainConfig
+
+WARMUP_SHARE = 0.05
 
 
 def learning_rate_at(step: int, *, total_steps: int, warmup_steps: int, peak: float, floor: float = 0.01) -> float:
@@ -41,3 +46,57 @@ class EarlyStopping:
     def should_stop(self) -> bool:
         """Whether patience has run out."""
         return 0 < self.patience <= self.waited
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the settings ask for at each optimiser step.
+
+    All of it follows from the number of steps done and the validation losses so far, which a checkpoint has: a resumed
+    run has nothing to restore.
+
+    Attributes:
+        config: settings.
+        steps_per_epoch: optimiser steps.
+    """
+
+    config: TrainConfig
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.config.num_epochs
+
+    def learning_rate(self, step: int, validation_losses: Sequence[float]) -> float:
+        """After a warm-up down a cosine, or constant until the validation loss rests on a plateau.
+
+        Args:
+            step: optimiser steps done.
+            validation_losses: of the epochs done.
+        """
+        config = self.config
+        warmup = min(self.steps_per_epoch, max(1, int(WARMUP_SHARE * self.total_steps)))
+        if config.schedule == "plateau":
+            share = config.plateau_factor ** plateaus(validation_losses, patience=config.plateau_patience)
+            return config.learning_rate * min(1.0, (step + 1) / warmup) * share
+        return learning_rate_at(step, total_steps=self.total_steps, warmup_steps=warmup, peak=config.learning_rate)
+
+    def lead_steps(self, step: int) -> int:
+        """How many lead times are learned: one at first, all of them after the curriculum, evenly in between."""
+        most, steps = self.config.lead_steps, self.config.curriculum_epochs * self.steps_per_epoch
+        return most if step >= steps else 1 + (most - 1) * step // steps
+
+    def truth_share(self, step: int) -> float:
+        """How likely the network is told the truth instead of its own forecast; falls to 0 over the run."""
+        return self.config.scheduled_sampling * max(0.0, 1 - step / self.total_steps)
+
+
+def plateaus(losses: Sequence[float], *, patience: int) -> int:
+    """How often `patience` epochs went by without a new lowest loss; after each time the count begins anew."""
+    count, waiting = 0, EarlyStopping(patience)
+    for loss in losses:
+        waiting.update(loss)
+        if waiting.should_stop:
+            count, waiting.waited = count + 1, 0
+    return count

@@ -4,7 +4,7 @@ Shapes: B batch, T input times, L lead times, C input channels, D target channel
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,16 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.loaders import TensorBatch
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
+from convlstm_wx.models.network import Network
 from convlstm_wx.training.averaging import AveragedWeights
-from convlstm_wx.training.losses import WeightedSquaredError, mean_loss, persistence
+from convlstm_wx.training.losses import WeightedLoss, mean_loss, persistence
+from convlstm_wx.training.memory import fitting
+
+Watch = Callable[[Tensor, TensorBatch], None]  # is shown each forecast [B, L, D, H, W] of a pass with its batch
+
+
+def unwatched(forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
+    """Nobody looks."""
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig, policy: DevicePolicy) -> torch.optim.AdamW:
@@ -27,16 +35,37 @@ def make_optimizer(network: nn.Module, config: TrainConfig, policy: DevicePolicy
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused or None)
 
 
+def forecast_told_the_truth(network: Network, x_BTCHW: Tensor, batch: TensorBatch, truth_share: float) -> Tensor:
+    """The forecast [B, L, D, H, W] of a network that is now and then told what became of the lead before.
+
+    Scheduled sampling [Bengio et al. 2015]: at each lead time but the first, each window goes on from the true fields
+    with probability `truth_share`, else from its own forecast; from its own also where the truth is missing.
+    """
+    times, forcing_BSFHW = x_BTCHW.shape[1], batch.forcing_BSFHW
+    state = network.encode(x_BTCHW, forcing_BSFHW[:, :times], batch.upstream)
+    forecast = []
+    for lead, forcing_BFHW in enumerate(forcing_BSFHW[:, times:].unbind(1)):
+        if lead:
+            y_BDHW, valid_BDHW = batch.y_BLDHW[:, lead - 1], batch.valid_BLDHW[:, lead - 1]
+            is_told_B111 = torch.rand(len(y_BDHW), 1, 1, 1, device=y_BDHW.device) < truth_share
+            fields_BDHW = torch.where(is_told_B111 & (valid_BDHW > 0), y_BDHW, state.fields_BDHW)
+            state = state._replace(fields_BDHW=fields_BDHW)
+        state = network.advance(state, forcing_BFHW)
+        forecast.append(state.fields_BDHW)
+    return torch.stack(forecast, dim=1)
+
+
 @dataclass
 class Learner:
     """A network and all that changes with it.
 
     Attributes:
         noise_C11: standard deviation of the noise that training adds to each input channel (0 for masks).
+        gradient_norm: of the newest step, before it was clipped.
     """
 
-    network: nn.Module
-    loss: WeightedSquaredError
+    network: Network
+    loss: WeightedLoss
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     averaged: AveragedWeights
@@ -44,75 +73,112 @@ class Learner:
     processes: Processes
     noise_C11: Tensor
     clip_norm: float
+    gradient_norm: float = math.nan
 
-    def learn(self, batches: Sequence[TensorBatch], learning_rate: float) -> tuple[float, float] | None:
+    def learn(
+        self, batches: Iterable[TensorBatch], learning_rate: float, *, truth_share: float = 0.0
+    ) -> tuple[float, float] | None:
         """One optimiser step from this process's micro-batches.
 
         The loss is divided by the valid points of the whole step, over all micro-batches and processes: four
         micro-batches of 2 teach the same as one batch of 8.
 
+        Args:
+            batches: of one or more windows, with as many lead times as are to be learned.
+            learning_rate: of this step.
+            truth_share: see :func:`forecast_told_the_truth`.
+
         Returns:
-            The sums of loss and of weights over the step, or None if the gradient was not finite and the step skipped.
+            The sums of loss and of weights over the step, or None if loss or gradient were not finite and the step
+            was skipped.
+
+        Raises:
+            DoesNotFitError: if the micro-batches are too large; nothing has changed then but gradients, which are to be
+                thrown away.
         """
         self.network.train()
-        points = math.fsum(float((batch.valid_BLDHW * self.loss.area_H1).sum()) for batch in batches)
+        with fitting(self.policy, self.processes):
+            batches = list(batches)
+            points = math.fsum(float((batch.valid_BLDHW * self.loss.area_H1).sum()) for batch in batches)
         (all_points,) = self.processes.sum(points)
         if all_points == 0:
             return 0.0, 0.0
         total = 0.0
-        for batch in batches:
-            error, _ = self.error(batch, with_noise=True)
-            self.scaler.scale(error / all_points).backward()
-            total += float(error.detach())
+        with fitting(self.policy, self.processes):
+            for batch in batches:
+                error, _ = self.error(batch, with_noise=True, truth_share=truth_share)
+                self.scaler.scale(error / all_points).backward()
+                total += float(error.detach())
         (all_error,) = self.processes.sum(total)
-        return (all_error, all_points) if self._descend(learning_rate) else None
+        return (all_error, all_points) if self._descend(learning_rate, all_error) else None
 
-    def error(self, batch: TensorBatch, *, with_noise: bool) -> tuple[Tensor, Tensor]:
+    def forget_gradients(self) -> None:
+        """Those of a step that is not to be taken."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def use_float32(self) -> None:
+        """No half precision from now on."""
+        self.policy = self.policy.in_float32()
+        self.scaler = self.policy.make_scaler()
+
+    def error(self, batch: TensorBatch, *, with_noise: bool, truth_share: float = 0.0) -> tuple[Tensor, Tensor]:
         """Sums of the loss and of its weights over a batch."""
         x = batch.x_BTCHW
         if with_noise:
             x = x + self.noise_C11 * torch.randn_like(x)
         with self.policy.autocast():
-            forecast = self.network(x, batch.forcing_BSFHW, batch.upstream)
-        return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW)
+            if truth_share:
+                forecast = forecast_told_the_truth(self.network, x, batch, truth_share)
+            else:
+                forecast = self.network(x, batch.forcing_BSFHW, batch.upstream)
+        return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW, batch.emphasis_BLDHW)
 
-    def _descend(self, learning_rate: float) -> bool:
-        """Clip and step; False if the gradient is not finite."""
+    def _descend(self, learning_rate: float, loss: float) -> bool:
+        """Clip and step; False if the loss or the gradient is not finite: then nothing changes."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.processes.sum_gradients(parameters)  # still scaled: all processes then unscale, or skip, alike
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or torch.inf)
-        is_finite = bool(torch.isfinite(norm))
+        self.gradient_norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or torch.inf))
+        is_finite = math.isfinite(loss) and math.isfinite(self.gradient_norm)
         if is_finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.scaler.step(self.optimizer)
             self.averaged.update()
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()
         return is_finite
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[TensorBatch]) -> float:
+    def validate(self, batches: Iterable[TensorBatch], watch: Watch = unwatched) -> float:
         """Mean loss of the averaged weights."""
         self.network.eval()
+
+        def forecast(batch: TensorBatch) -> Tensor:
+            with self.policy.autocast():
+                return self.network(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)
+
         with self.averaged.applied():
-            return self._mean(batches, lambda batch: self.error(batch, with_noise=False))
+            return self._mean(batches, forecast, watch)
 
     @torch.no_grad()
-    def persistence_loss(self, batches: Iterable[TensorBatch], target_indices: list[int]) -> float:
+    def persistence_loss(
+        self, batches: Iterable[TensorBatch], target_indices: list[int], watch: Watch = unwatched
+    ) -> float:
         """The same for persistence, to compare with."""
 
-        def error(batch: TensorBatch) -> tuple[Tensor, Tensor]:
-            guess = persistence(batch.x_BTCHW, target_indices, batch.y_BLDHW.shape[1])
-            return self.loss(guess, batch.y_BLDHW, batch.valid_BLDHW)
+        def forecast(batch: TensorBatch) -> Tensor:
+            return persistence(batch.x_BTCHW, target_indices, batch.y_BLDHW.shape[1])
 
-        return self._mean(batches, error)
+        return self._mean(batches, forecast, watch)
 
-    def _mean(self, batches: Iterable[TensorBatch], error: Callable[[TensorBatch], tuple[Tensor, Tensor]]) -> float:
+    def _mean(self, batches: Iterable[TensorBatch], forecast: Callable[[TensorBatch], Tensor], watch: Watch) -> float:
         """Mean loss over all batches of all processes, from each batch's sums of error and of weights."""
         total, points = 0.0, 0.0
-        for batch in batches:
-            sums = error(batch)
-            total, points = total + float(sums[0]), points + float(sums[1])
+        with fitting(self.policy, self.processes):
+            for batch in batches:
+                forecast_BLDHW = forecast(batch)
+                watch(forecast_BLDHW, batch)
+                sums = self.loss(forecast_BLDHW, batch.y_BLDHW, batch.valid_BLDHW, batch.emphasis_BLDHW)
+                total, points = total + float(sums[0]), points + float(sums[1])
         return mean_loss(*self.processes.sum(total, points))

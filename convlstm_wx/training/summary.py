@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from convlstm_wx.config import TrainConfig, parse_rain_weights
 from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.spec import RegionSpec
@@ -38,14 +39,32 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     counts = (f"{len(inputs.windows(role))} {name}" for role, name in _ROLES.items())
     yield f"             windows: {', '.join(counts)}"
     yield (
-        f"network      encoder-forecaster, {' '.join(map(str, config.hidden_channels))} hidden channels, "
+        f"network      {config.model}, {' '.join(map(str, config.hidden_channels))} hidden channels, "
         f"{run.parameters:,} parameters"
     )
     effective = config.batch_size * config.gradient_accumulation_steps * run.processes.world_size
-    yield f"batch        {config.batch_size} windows, {effective} per optimiser step"
+    yield f"batch        {run.micro_batch} windows, {effective} per optimiser step"
+    yield from _indented("learning", list(_learning(config)))
     network, batch = describe_bytes(probed.network_bytes), describe_bytes(probed.batch_bytes)
     yield f"memory       data {inputs.stored}; {network} for the network, about {batch} for a batch"
     yield f"output       {run.folder}"
+
+
+def _learning(config: TrainConfig) -> Iterator[str]:
+    """The loss, and what changes from step to step."""
+    yield f"loss {config.loss}" + (f" with delta {config.huber_delta:g}" if config.loss == "huber" else "")
+    if config.variable_weights:
+        yield f"weights {' '.join(config.variable_weights)}, of the others 1"
+    for threshold, weight in parse_rain_weights(config.rain_weights).items():
+        yield f"errors of precipitation count {weight:g} where it reached {threshold:g} mm per step"
+    falls = "along a cosine"
+    if config.schedule == "plateau":
+        falls = f"times {config.plateau_factor:g} after {config.plateau_patience} epochs without improvement"
+    yield f"learning rate {config.learning_rate:g} after the warm-up, then {falls}"
+    if config.curriculum_epochs:
+        yield f"1 lead step at first, all {config.lead_steps} after {config.curriculum_epochs} epochs"
+    if config.scheduled_sampling:
+        yield f"told the truth with probability {config.scheduled_sampling:g} at first, 0 at the end"
 
 
 def _indented(name: str, lines: Sequence[str]) -> Iterator[str]:

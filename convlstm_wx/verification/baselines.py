@@ -1,214 +1,165 @@
-"""The two rivals that any forecast must beat: persistence and climatology.
+"""The rivals that a forecast must beat, from the truth up to the init time and from training times alone.
 
-Persistence is the observed state at the init time, held for every lead time: `read(truth, init_times)`. Climatology is
-what is usual for the day of the year and the hour of the day, learnt from training times only.
+Each rival gives fields [N, H, W] for init times [N] and one lead time. Persistence and climatology are the classic
+ones; damped persistence and the linear inverse model lie between them, and are harder to beat.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import xarray as xr
 
-from convlstm_wx.errors import DataError
+from convlstm_wx.verification.climatology import READ_BYTES, Climatology, read
+from convlstm_wx.verification.inverse_model import InverseForecast, Record
 
-DAYS = 366
-HALF_WINDOW = 31  # weight 1 - |d| / 31: zero from 31 days on, so 61 days count
-YEARS_FOR_WINDOW = 3.8  # four years less what an embargo takes
-ACCUMULATOR_BYTES = 256e6
-READ_BYTES = 64e6
+DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
+ALWAYS = ("persistence", "climatology")  # the ACC needs the one, `compare` the other
+NAMES = ("persistence", "diurnal_persistence", "damped_persistence", "climatology", "linear_inverse_model")
+DESCRIPTIONS = {
+    "persistence": "the truth at the init time, held for every lead time",
+    "diurnal_persistence": "the latest truth at the valid time's hour of the day that is known at the init time",
+    "damped_persistence": (
+        "climatology at the valid time plus the anomaly at the init time times its regression coefficient, by point "
+        "and lead time, from training times; coefficients are drawn towards that of the whole area as far as they are "
+        "uncertain"
+    ),
+}
+DAYS_PER_VALUE = 5  # of weather that make one independent training pair, about
+
+Observed = Callable[[np.ndarray], np.ndarray]  # times [N] -> fields [N, H, W], NaN where there are none
+Baseline = Callable[[np.ndarray, np.timedelta64, Observed], np.ndarray]
+
+
+def persistence(init_times: np.ndarray, lead_time: np.timedelta64, observed: Observed) -> np.ndarray:
+    """The state of the init time."""
+    return observed(init_times)
+
+
+def diurnal_persistence(init_times: np.ndarray, lead_time: np.timedelta64, observed: Observed) -> np.ndarray:
+    """The state at the same hour of the day as the valid time, the latest that is known at the init time."""
+    return observed(latest_at_same_hour(init_times, lead_time))
+
+
+def latest_at_same_hour(init_times: np.ndarray, lead_time: np.timedelta64) -> np.ndarray:
+    """Whole days before the valid times, at or before the init times."""
+    return init_times + lead_time - DAY * -(-lead_time // DAY)
 
 
 @dataclass(frozen=True)
-class Climatology:
-    """Usual fields for the days and hours that were asked for.
+class FromUsual:
+    """Climatology at the valid time plus an anomaly, within what the variable can be."""
 
-    keys: sorted day-and-minute keys [K] (see `_keys`); fields: [K, H, W] in the units of the data, NaN where a point
-    has no training value; description: how it was made, in one sentence.
-    """
+    usual: Climatology
+    anomaly: Callable[[np.ndarray, np.timedelta64, Observed], np.ndarray | float]
+    never_negative: bool
 
-    keys: np.ndarray
-    fields: np.ndarray
-    description: str
-
-    def at(self, times: np.ndarray) -> np.ndarray:
-        """Fields at these times [N, H, W]; only times whose day and hour were asked for."""
-        return self.fields[np.searchsorted(self.keys, _keys(times))]
+    def __call__(self, init_times: np.ndarray, lead_time: np.timedelta64, observed: Observed) -> np.ndarray:
+        """Fields [N, H, W]."""
+        fields = self.usual.at(init_times + lead_time) + self.anomaly(init_times, lead_time, observed)
+        return fields.clip(min=0) if self.never_negative else fields
 
 
-def read(values: xr.DataArray, times: np.ndarray) -> np.ndarray:
-    """Fields [N, H, W] at these times, NaN where the data has no such time. values: (time, lat, lon), lazy or not."""
-    index = values.get_index("time").get_indexer(times)
-    found = index >= 0
-    fields = np.full((len(times), *values.shape[1:]), np.nan, np.promote_types(values.dtype, np.float32))
-    if not found.any():
-        return fields
-    first, last = index[found].min(), index[found].max()
-    # One contiguous read is many times faster than a read per time, unless most of it would be thrown away.
-    if last - first < 4 * found.sum():
-        fields[found] = values[first : last + 1].values[index[found] - first]
-    else:
-        wanted, place = np.unique(index[found], return_inverse=True)
-        fields[found] = values[wanted].values[place]
-    return fields
+def choose(asked: Sequence[str] | None, lead_times: np.ndarray) -> list[str]:
+    """The rivals to score against, in the order of NAMES: those asked for, or all; diurnal only if it differs."""
+    wanted = set(NAMES if asked is None else asked) | set(ALWAYS)
+    if not (lead_times % DAY).astype(int).any():
+        wanted -= {"diurnal_persistence"}  # at whole days it is persistence
+    return [name for name in NAMES if name in wanted]
 
 
-def fit_climatology(
-    values: xr.DataArray,
+def make(
+    names: Sequence[str],
+    channel: str,
+    record: Record,
     training_times: np.ndarray,
-    wanted_times: np.ndarray,
+    lead_times: np.ndarray,
+    inverse: InverseForecast | None,
     *,
-    never_negative: bool = False,
-) -> Climatology:
-    """Climatology for the days of the year and hours of the day of `wanted_times`, from `training_times` alone.
-
-    Mean per day of year (1 to 366) and hour of day under a 61-day triangular window that wraps around the year
-    (WeatherBench 2's definition). With fewer than about four years that would be the weather of those years, so annual
-    and semi-annual harmonics are fitted instead; under one year the season cannot be known, and the mean per hour of
-    day is used. Missing values are left out point by point.
+    never_negative: bool,
+) -> dict[str, Baseline]:
+    """The rivals of one channel by name.
 
     Args:
-        values: (time, lat, lon), lazy or not; read band by band and block by block, in bounded memory.
-        training_times: times of `values` that may be used; others are ignored.
-        wanted_times: the times at which fields will be asked for.
-        never_negative: clip at zero (a fitted curve of a rare quantity can dip below it).
-
-    Raises:
-        DataError: no training time is in the data, or an hour of day has none.
+        record: what was observed of the channel, and its climatology.
+        inverse: forecast of the linear inverse model; needed if it is among the names.
+        never_negative: whether the channel can be below zero.
     """
-    training = np.intersect1d(training_times, values["time"].values)
-    if training.size == 0:
-        raise DataError(
-            f"climatology: none of the {len(training_times)} training times is in the data to score against; it needs "
-            "them to know what is usual. Give the training file too (--data takes several files)."
-        )
-    keys = np.unique(_keys(wanted_times))
-    minutes = np.unique(_minutes(training))
-    unknown = np.setdiff1d(keys % 1440, minutes)
-    if unknown.size:
-        raise DataError(
-            f"climatology: no training time at {_clock(unknown[0])} UTC; training has "
-            f"{', '.join(_clock(minute) for minute in minutes[:6])}. Score times of day that training holds."
-        )
-    smooth, description = _choose_method(training, wanted_times)
-    minutes = np.unique(keys % 1440)  # other times of day need not be read
-    training = training[np.isin(_minutes(training), minutes)]
-    fields = np.empty((keys.size, *values.shape[1:]), np.promote_types(values.dtype, np.float32))
-    for rows in _bands(values, minutes.size):
-        sums, counts = _sums_by_day(values[:, rows], training, minutes)
-        for minute, day_sums, day_counts in zip(minutes, sums, counts):
-            here = keys % 1440 == minute
-            usual = smooth(day_sums, day_counts, keys[here] // 1440)
-            fields[here, rows] = usual.reshape(usual.shape[0], -1, values.shape[2])
-    return Climatology(keys, fields.clip(min=0) if never_negative else fields, description)
+    made: dict[str, Baseline] = {}
+    for name in names:
+        if name == "persistence":
+            made[name] = persistence
+        elif name == "diurnal_persistence":
+            made[name] = diurnal_persistence
+        elif name == "climatology":
+            made[name] = FromUsual(record.usual, lambda *_: 0.0, never_negative)
+        elif name == "damped_persistence":
+            damped = Damped(record.usual, damping(record, training_times, lead_times))
+            made[name] = FromUsual(record.usual, damped, never_negative)
+        else:
+            assert inverse is not None
+            made[name] = FromUsual(record.usual, _anomaly_of(inverse, channel), never_negative)
+    return made
 
 
-def _days(times: np.ndarray) -> np.ndarray:
-    """Day of the year from 0 (1 January) to 365 (31 December of a leap year)."""
-    dates = times.astype("datetime64[D]")
-    return (dates - dates.astype("datetime64[Y]")).astype(int)
+def _anomaly_of(inverse: InverseForecast, channel: str) -> Callable[..., np.ndarray]:
+    return lambda init_times, lead_time, _: inverse.anomaly(channel, init_times, lead_time)
 
 
-def _minutes(times: np.ndarray) -> np.ndarray:
-    """Minutes since midnight UTC."""
-    return ((times - times.astype("datetime64[D]")) // np.timedelta64(1, "m")).astype(int)
+@dataclass(frozen=True)
+class Damped:
+    """The anomaly at the init time times a factor [H, W] of the lead time."""
+
+    usual: Climatology
+    factors: Mapping[np.timedelta64, np.ndarray]
+
+    def __call__(self, init_times: np.ndarray, lead_time: np.timedelta64, observed: Observed) -> np.ndarray:
+        """Anomalies [N, H, W]."""
+        return self.factors[lead_time] * (observed(init_times) - self.usual.at(init_times))
 
 
-def _keys(times: np.ndarray) -> np.ndarray:
-    """One number per day of the year and time of day."""
-    return _days(times) * 1440 + _minutes(times)
+def damping(record: Record, training_times: np.ndarray, lead_times: np.ndarray) -> dict[np.timedelta64, np.ndarray]:
+    """Regression coefficient of the anomaly at t + lead on that at t [H, W], by lead time; between 0 and 1.
 
-
-def _clock(minute: int) -> str:
-    return f"{minute // 60:02d}:{minute % 60:02d}"
-
-
-# (sums [366, P], counts [366, P], days [K]) -> usual values [K, P]
-Smoother = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def _choose_method(training: np.ndarray, wanted_times: np.ndarray) -> tuple[Smoother, str]:
-    """How to smooth sums per day of the year, by how long a record training is and how well it covers the season."""
-    dates = np.unique(training.astype("datetime64[D]"))
-    step_days = float(np.median(np.diff(dates).astype(float))) if dates.size > 1 else 1.0
-    years = dates.size * step_days / 365.25
-    gap = _longest_gap(_days(dates), _days(wanted_times)) - step_days
-    of_what = f"{training.size} training times ({years:.1f} years)"
-    if years >= YEARS_FOR_WINDOW and gap <= 15:
-        return _windowed, f"mean per day of year and hour of day over {of_what}, 61-day triangular window"
-    if years >= 0.96 and gap <= 60:
-        return partial(_harmonic, order=2), f"annual and semi-annual harmonics per hour of day, fitted to {of_what}"
-    if years >= 0.96 and gap <= 120:
-        return partial(_harmonic, order=1), (
-            f"annual harmonic per hour of day, fitted to {of_what}, which lack {gap:.0f} days of the season to score"
-        )
-    return partial(_harmonic, order=0), (
-        f"mean per hour of day over {of_what}; the season cannot be known from them, so this rival is weak"
-    )
-
-
-def _longest_gap(training_days: np.ndarray, wanted_days: np.ndarray) -> float:
-    """Longest distance, in days, between the training days before and after a wanted day; 0 if all are trained."""
-    known = np.unique(training_days)
-    wanted = np.setdiff1d(wanted_days, known)
-    around = np.concatenate([known[-1:] - DAYS, known, known[:1] + DAYS])
-    after = np.searchsorted(around, wanted)
-    return float(np.max(around[after] - around[after - 1], initial=0))
-
-
-def _bands(values: xr.DataArray, n_minutes: int) -> Iterator[slice]:
-    """Rows that may be accumulated at once: sums and counts (12 bytes) per time of day, day of year and point."""
-    bytes_per_row = 12 * n_minutes * DAYS * values.shape[2]
-    height = max(int(ACCUMULATOR_BYTES / bytes_per_row), 1)
-    return (slice(start, start + height) for start in range(0, values.shape[1], height))
-
-
-def _sums_by_day(values: xr.DataArray, training: np.ndarray, minutes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of the finite values per time of day and day of the year, each [minutes, 366, P]."""
-    n_points = values.shape[1] * values.shape[2]
-    sums = np.zeros((minutes.size * DAYS, n_points))
-    counts = np.zeros((minutes.size * DAYS, n_points), np.int32)
-    n_blocks = int(np.ceil(training.size * n_points * 8 / READ_BYTES))
-    for times in np.array_split(training, n_blocks):
-        place = np.searchsorted(minutes, _minutes(times)) * DAYS + _days(times)
-        order = np.argsort(place, kind="stable")
-        places, starts = np.unique(place[order], return_index=True)
-        block = read(values, times).reshape(times.size, n_points)[order].astype(float)
-        finite = np.isfinite(block)
-        sums[places] += np.add.reduceat(np.where(finite, block, 0.0), starts, axis=0)
-        counts[places] += np.add.reduceat(finite, starts, axis=0, dtype=np.int32)
-    shape = (minutes.size, DAYS, n_points)
-    return sums.reshape(shape), counts.reshape(shape)
-
-
-def _windowed(sums: np.ndarray, counts: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Mean under a triangular window around each day, wrapped around the year."""
-    distance = np.abs(days[:, None] - np.arange(DAYS))
-    weights = np.clip(1.0 - np.minimum(distance, DAYS - distance) / HALF_WINDOW, 0.0, None)
-    with np.errstate(invalid="ignore"):
-        return (weights @ sums) / (weights @ counts)
-
-
-def _harmonic(sums: np.ndarray, counts: np.ndarray, days: np.ndarray, *, order: int) -> np.ndarray:
-    """Least-squares fit of a mean and `order` harmonics of the year, point by point, at each day.
-
-    Sums and counts per day are enough for the normal equations. They are solved for the departure from the point's
-    mean with a pseudo-inverse, so that a point with few values falls back to its mean.
+    From pairs that lie in training as a whole. A point's own coefficient is drawn towards that of the whole area by
+    empirical Bayes [Efron and Morris 1975, J. Am. Stat. Assoc.]: with the weight that the variance between points has
+    beside the sampling variance, which counts one independent pair for five days.
     """
-    basis = _basis(np.arange(DAYS), order)
-    total = counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        mean = sums.sum(axis=0) / total
-    share = counts / np.maximum(total, 1)
-    normal = np.einsum("dp,di,dj->pij", share, basis, basis, optimize=True)
-    right = np.einsum("dp,di->pi", (sums - counts * np.nan_to_num(mean)) / np.maximum(total, 1), basis)
-    solution = np.einsum("pij,pj->pi", np.linalg.pinv(normal, rcond=1e-8, hermitian=True), right)
-    return mean + _basis(days, order) @ solution.T
+    training = np.intersect1d(training_times, record.fields["time"].values)
+    shape = record.fields.shape[1:]
+    sums = {lead: np.zeros((4, *shape)) for lead in lead_times}  # of x x, x y, y y, pairs
+    n_blocks = int(np.ceil(training.size * int(np.prod(shape)) * 8 / READ_BYTES))
+    for starts in np.array_split(training, max(n_blocks, 1)):
+        # The block and all that its leads reach are read once; neighbouring blocks overlap by the longest lead.
+        times = training[(training >= starts[0]) & (training <= starts[-1] + lead_times.max())]
+        anomalies = read(record.fields, times) - record.usual.at(times)
+        x = anomalies[: starts.size]
+        for lead in lead_times:
+            there = np.isin(starts + lead, times)
+            own, ahead = x[there], anomalies[np.searchsorted(times, (starts + lead)[there])]
+            both = np.isfinite(own) & np.isfinite(ahead)
+            own, ahead = np.where(both, own, 0.0), np.where(both, ahead, 0.0)
+            sums[lead] += [_inner(own, own), _inner(own, ahead), _inner(ahead, ahead), both.sum(axis=0)]
+    days = float(np.median(np.diff(training)) / DAY) if training.size > 1 else 1.0
+    per_value = max(DAYS_PER_VALUE / days, 1.0)
+    return {lead: _shrunk(xx, xy, yy, pairs / per_value) for lead, (xx, xy, yy, pairs) in sums.items()}
 
 
-def _basis(days: np.ndarray, order: int) -> np.ndarray:
-    """1, cos, sin, cos 2, sin 2 ... of the season [N, 1 + 2 order]."""
-    angle = 2.0 * np.pi * days / 365.25
-    waves = [wave(harmonic * angle) for harmonic in range(1, order + 1) for wave in (np.cos, np.sin)]
-    return np.column_stack([np.ones(days.size), *waves])
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("nhw,nhw->hw", a, b, dtype=float)
+
+
+def _shrunk(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Coefficients [H, W] between each point's own and the common one; 0 where nothing was observed.
+
+    xx, xy, yy: sums of products over the pairs of each point; size: independent pairs that they are worth.
+    """
+    if not (known := xx > 0).any():
+        return np.zeros_like(xx)
+    common = xy.sum() / xx.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = xy / xx
+        sampling = (yy / xx - own**2).clip(min=0) / size.clip(min=1)
+    own, sampling = np.where(known, own, common), np.where(known, sampling, np.inf)
+    between = max(float(((own[known] - common) ** 2 - sampling[known]).mean()), 0.0)
+    weight = between / (between + sampling) if between > 0 else np.zeros_like(own)
+    return (common + weight * (own - common)).clip(0.0, 1.0)

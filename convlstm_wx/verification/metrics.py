@@ -1,12 +1,12 @@
-"""The scores of forecast fields against the observed ones: thin over the `scores` library.
+"""The scores of forecast fields against the observed ones, equal to those of the `scores` library.
 
 Fields have dims ([system,] init_time, lat, lon); NaN means "does not count". Means over space are weighted by area, and
 a mean with missing points is divided by the weights of the valid ones. The statistic is kept per init time (`by_init`)
-and per grid point (`by_point`), and averaged further with `pool`; roots are taken last (`averaged`).
+and per grid point (`by_point`), and averaged further with `pool`; roots are taken last (`averaged`). Sums over points
+are matrix products, because a year of forecasts has 10^8 of them. Shapes: S systems, N init times, P points.
 """
 
 import numpy as np
-import scores.continuous
 import xarray as xr
 
 from convlstm_wx.verification.pairs import Pairs
@@ -15,6 +15,7 @@ SPACE = ("lat", "lon")
 
 OWN, SQUARED, PURE = "units of the channel", "square of the units of the channel", "1"
 LIMIT = "limit of the confidence interval; NaN where too few independent init times allow one"
+# H hits, M misses, F false alarms, R correct negatives, n their sum
 # f forecast, o observed, c climatology at the valid time, f' = f - c, o' = o - c, w area weight
 DEFINITIONS = {
     "rmse": ("sqrt(mean(w (f - o)^2)): mean over points and init times first, root last", OWN),
@@ -44,13 +45,59 @@ DEFINITIONS = {
     "weight_by_init": ("sum of w over the scored points per init time", PURE),
     "bias_map": ("mean over init times of f - o", OWN),
     "rmse_map": ("sqrt(mean over init times of (f - o)^2)", OWN),
+    "wind_rmse": ("sqrt(mean(w (eu^2 + ev^2))), e the errors of both components", "units of the wind"),
+    "wind_skill": ("1 - MSE / MSE of the reference, of wind vectors", PURE),
+    "wind_skill_low": (LIMIT, PURE),
+    "wind_skill_high": (LIMIT, PURE),
+    "hits": ("points with an event that was forecast", PURE),
+    "misses": ("points with an event that was not forecast", PURE),
+    "false_alarms": ("points without the event that was forecast", PURE),
+    "correct_negatives": ("points without the event, as forecast", PURE),
+    "pod": ("probability of detection, H / (H + M)", PURE),
+    "far": ("false alarm ratio, F / (H + F)", PURE),
+    "csi": ("critical success index, H / (H + M + F)", PURE),
+    "ets": ("equitable threat score, (H - Hr) / (H + M + F - Hr), Hr = (H + F) (H + M) / n", PURE),
+    "hss": ("Heidke skill score, 2 (H R - F M) / [(H + M) (M + R) + (H + F) (F + R)]", PURE),
+    "frequency_bias": ("(H + F) / (H + M); above 1: forecast too often", PURE),
+    "fss": (
+        "fractions skill score, 1 - sum (Pf - Po)^2 / (sum Pf^2 + sum Po^2), P the share of a window's points with the "
+        "event; windows inside the region, sums over init times before dividing",
+        PURE,
+    ),
+    "power": ("variance of the forecast per ring of wavenumbers (cosine transform), mean over whole fields", SQUARED),
+    "observed_power": ("variance of the truth per ring of wavenumbers, mean over the same fields", SQUARED),
+    "power_fields": ("fields without a missing value, of which the spectra are", PURE),
+    "crps": ("mean(w (mean_i abs(x_i - o) - sum_ij abs(x_i - x_j) / (2 M (M - 1)))), x the M members; fair", OWN),
+    "crps_low": (LIMIT, OWN),
+    "crps_high": (LIMIT, OWN),
+    "spread": ("sqrt((M + 1) / M mean(w variance of the members)); of a perfect ensemble equal to the RMSE", OWN),
+    "rank_histogram": ("share of the truths with this rank among the members; ties are shared; flat if reliable", PURE),
+    "reliability": ("share of events where this probability (rounded to tenths) was forecast", PURE),
+    "probability_count": ("points where this probability was forecast", PURE),
+    "brier": ("Brier score, mean of (forecast probability - event)^2", PURE),
 }
 
 
 def attributes(name: str) -> dict[str, str]:
     """Formula and units of a score, for the file that holds it."""
-    formula, units = DEFINITIONS[name]
+    whole, part = _parts(name)
+    formula, units = DEFINITIONS[whole]
+    if part:
+        formula += f"; by {part}" if part in ("box", "hour") else f"; by {part} of the valid time"
     return {"formula": formula, "units": units} if units == PURE else {"formula": formula, "comment": f"in {units}"}
+
+
+def power_of_units(name: str) -> int:
+    """How often the units of the channel are a factor of the score's: 1 for an RMSE, 2 for an MSE, else 0."""
+    return {OWN: 1, SQUARED: 2}.get(DEFINITIONS[_parts(name)[0]][1], 0)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """ "rmse_by_month" is the "rmse" by "month"."""
+    if name in DEFINITIONS:
+        return name, ""
+    whole, _, part = name.partition("_by_")
+    return whole, part
 
 
 def by_init(pairs: Pairs, weights: xr.DataArray) -> xr.Dataset:
@@ -59,58 +106,83 @@ def by_init(pairs: Pairs, weights: xr.DataArray) -> xr.Dataset:
     With them, per init time: `weight`, the sum of the area weights (lat) of the points that count, which `pool` needs;
     `points`, their number; `lost`, the points that only the forecast lacks.
     """
-    systems, truth = pairs.systems, pairs.truth
-    usual = systems.sel(system="climatology", drop=True)
-    anomaly, observed_anomaly = systems - usual, truth - usual
-    how = {"preserve_dims": ("system", "init_time"), "weights": weights}
-    counts = truth.notnull()
-    return xr.Dataset(
-        {
-            "mse": scores.continuous.mse(systems, truth, **how),
-            "mae": scores.continuous.mae(systems, truth, **how),
-            "bias": scores.continuous.additive_bias(systems, truth, **how),
-            "squared_anomaly": (anomaly**2).weighted(weights).mean(SPACE),
-            "observed_squared_anomaly": (observed_anomaly**2).weighted(weights).mean(SPACE),
-            "acc": anomaly_correlation(anomaly, observed_anomaly, weights),
-            "acc_centred": anomaly_correlation(
-                _without_mean(anomaly, weights), _without_mean(observed_anomaly, weights), weights
+    systems_SNP, truth_NP, usual_NP = (_flat(field) for field in (pairs.systems, pairs.truth, pairs.usual))
+    area_P = np.repeat(weights.values, pairs.truth.sizes["lon"])
+    valid_NP = np.isfinite(truth_NP)
+    area_N = valid_NP @ area_P
+    area_N[area_N == 0] = np.nan
+
+    def mean(fields: np.ndarray) -> np.ndarray:
+        """Over the valid points; the others hold 0."""
+        return fields @ area_P / area_N
+
+    error_SNP = _zero_outside(systems_SNP - truth_NP, valid_NP)
+    given_SNP = _zero_outside(systems_SNP - usual_NP, valid_NP)
+    seen_NP = _zero_outside(truth_NP - usual_NP, valid_NP)
+    product, given, seen = mean(given_SNP * seen_NP), mean(given_SNP**2), mean(seen_NP**2)
+    given_mean, seen_mean = mean(given_SNP), mean(seen_NP)
+    of_system, of_truth = ("system", "init_time"), ("init_time",)
+    found = {
+        "mse": (of_system, mean(error_SNP**2)),
+        "mae": (of_system, mean(np.abs(error_SNP))),
+        "bias": (of_system, mean(error_SNP)),
+        "squared_anomaly": (of_system, given),
+        "observed_squared_anomaly": (of_truth, seen),
+        "acc": (of_system, _correlation(product, given, seen)),
+        "acc_centred": (
+            of_system,
+            _correlation(
+                product - given_mean * seen_mean,
+                _variance(given, given_mean),
+                _variance(seen, seen_mean),
             ),
-            "weight": counts.weighted(weights).sum(SPACE),
-            "points": counts.sum(SPACE),
-            "lost": pairs.lost,
-        }
-    )
+        ),
+        "weight": (of_truth, np.nan_to_num(area_N)),
+        "points": (of_truth, valid_NP.sum(axis=1)),
+        "lost": (of_truth, pairs.lost.values),
+    }
+    coords = {name: pairs.systems[name] for name in of_system if name in pairs.systems.coords}
+    return xr.Dataset(found, coords)
 
 
-def anomaly_correlation(
-    forecast_anomaly: xr.DataArray, observed_anomaly: xr.DataArray, weights: xr.DataArray
-) -> xr.DataArray:
-    """Uncentred anomaly correlation per init time; NaN where either anomaly is zero everywhere.
-
-    `scores.continuous.correlation` has no weights and always centres, hence our own.
-    Source: WeatherBench 2 (Rasp et al. 2024, J. Adv. Model. Earth Syst.), section on the ACC.
-    """
-    product = (forecast_anomaly * observed_anomaly).weighted(weights).mean(SPACE)
-    forecast_square = (forecast_anomaly**2).weighted(weights).mean(SPACE)
-    observed_square = (observed_anomaly**2).weighted(weights).mean(SPACE)
-    norm = (forecast_square * observed_square) ** 0.5
-    return product / norm.where(norm > 0)
+def _flat(fields: xr.DataArray) -> np.ndarray:
+    """The points of each field in one row [..., P]."""
+    return fields.values.reshape(*fields.shape[:-2], -1)
 
 
-def _without_mean(anomaly: xr.DataArray, weights: xr.DataArray) -> xr.DataArray:
-    return anomaly - anomaly.weighted(weights).mean(SPACE)
+def _zero_outside(fields: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    if not valid.all():
+        fields[..., ~valid] = 0.0
+    return fields
+
+
+def _variance(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Mean square without the mean; 0 where nothing but rounding is left."""
+    rest = square - mean**2
+    return np.where(rest > 1e-13 * square, rest, 0.0)
+
+
+def _correlation(product: np.ndarray, given: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Mean product over the root of the mean squares; NaN where one of those is zero."""
+    norm = np.sqrt(given * seen)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(norm > 0, product / norm, np.nan)
 
 
 def by_point(pairs: Pairs) -> xr.Dataset:
     """Means over the init times at each grid point [system, lat, lon]: mse and bias; the number of pairs, `count`."""
-    keep = ("system", *SPACE)
-    return xr.Dataset(
-        {
-            "mse": scores.continuous.mse(pairs.systems, pairs.truth, preserve_dims=keep),
-            "bias": scores.continuous.additive_bias(pairs.systems, pairs.truth, preserve_dims=keep),
-            "count": pairs.truth.notnull().sum("init_time"),
-        }
-    )
+    error = pairs.systems.values - pairs.truth.values
+    valid = np.isfinite(pairs.truth.values)
+    if not valid.all():
+        error[:, ~valid] = 0.0
+    count = valid.sum(axis=0)
+    dims, divisor = ("system", *SPACE), np.where(count > 0, count, np.nan)
+    found = {
+        "mse": (dims, np.einsum("snhw,snhw->shw", error, error) / divisor),
+        "bias": (dims, error.sum(axis=1) / divisor),
+        "count": (SPACE, count),
+    }
+    return xr.Dataset(found, {name: pairs.systems[name] for name in dims if name in pairs.systems.coords})
 
 
 def pool(means: xr.Dataset, weight: xr.DataArray, dim: str) -> xr.Dataset:

@@ -4,7 +4,7 @@ Nothing larger than one block of init times of one channel is in memory at once,
 length can be scored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,12 @@ import xarray as xr
 from convlstm_wx.conventions import Channel, normalise_units
 from convlstm_wx.data.reading import is_projected, observed_only
 from convlstm_wx.errors import DataError
-from convlstm_wx.verification.baselines import Climatology, read
+from convlstm_wx.verification.baselines import Baseline, latest_at_same_hour
+from convlstm_wx.verification.climatology import Climatology, read
 
-SYSTEMS = ("model", "persistence", "climatology")
-BLOCK_BYTES = 64e6  # of one channel's forecast, as stored; a lead time of it is worked on in float64
+MEMBER = "realization"
+BLOCK_BYTES = 64e6  # of one channel's forecast, as stored
+LEAD_BYTES = 16e6  # of one lead time of it in float64; some thirty such fields are worked on at once
 DEGREES_TOLERANCE = 1e-3
 
 
@@ -24,13 +26,21 @@ DEGREES_TOLERANCE = 1e-3
 class Pairs:
     """Fields of one lead time and one block of init times, NaN where a point does not count.
 
-    systems: (system, init_time, lat, lon); truth: (init_time, lat, lon), at the valid times; lost: number of points
-    per init time where the truth is valid but the forecast is not.
+    systems: (system, init_time, lat, lon), the forecast ("model"; of an ensemble its mean) and its rivals; truth and
+    usual (the climatology): (init_time, lat, lon), at the valid times; lost: number of points per init time where the
+    truth is valid but the forecast is not; members: (realization, init_time, lat, lon) of an ensemble.
     """
 
     systems: xr.DataArray
     truth: xr.DataArray
+    usual: xr.DataArray
     lost: xr.DataArray
+    members: xr.DataArray | None = None
+
+    def inside(self, rows: np.ndarray, columns: np.ndarray) -> "Pairs":
+        """The same pairs in a part of the grid; what was lost is counted in the whole."""
+        systems, truth, usual = (f.isel(lat=rows, lon=columns) for f in (self.systems, self.truth, self.usual))
+        return Pairs(systems, truth, usual, self.lost)
 
 
 def channels_of(forecast: xr.Dataset) -> list[Channel]:
@@ -51,33 +61,63 @@ def fields_of(dataset: xr.Dataset, channel: Channel) -> xr.DataArray:
     return fields if channel.level is None else fields.sel(level=channel.level, drop=True)
 
 
-def pairs_of(fields: xr.DataArray, observed: xr.DataArray, climatology: Climatology) -> Iterator[Pairs]:
+def pairs_of(
+    fields: xr.DataArray, observed: xr.DataArray, usual: Climatology, baselines: Mapping[str, Baseline]
+) -> Iterator[Pairs]:
     """All pairs of one channel: block of init times by block, and within a block lead time by lead time.
 
     Args:
-        fields: forecast (init_time, lead_time, lat, lon); observed: truth (time, lat, lon) on the same grid.
+        fields: forecast ([realization,] init_time, lead_time, lat, lon).
+        observed: truth (time, lat, lon) on the same grid.
+        baselines: the rivals by name.
     """
-    n_blocks = max(int(np.ceil(fields.nbytes / BLOCK_BYTES)), 1)
+    of_lead = 8 * fields.size / fields.sizes["lead_time"]
+    n_blocks = max(int(np.ceil(max(fields.nbytes / BLOCK_BYTES, of_lead / LEAD_BYTES))), 1)
     for places in np.array_split(np.arange(fields.sizes["init_time"]), n_blocks):
         block = fields.isel(init_time=places).load()
-        inits = block["init_time"].values
+        inits, leads = block["init_time"].values, block["lead_time"].values
         # Neighbouring init times verify at the same times: read each time once.
-        times = np.unique(np.concatenate([inits, np.add.outer(inits, block["lead_time"].values).ravel()]))
-        truth = read(observed, times)
-        start = truth[np.searchsorted(times, inits)]
-        for lead, forecast in zip(block["lead_time"].values, block.transpose("lead_time", ...)):
-            verifying = truth[np.searchsorted(times, inits + lead)]
-            yield _on_common_points(forecast, verifying, start, climatology.at(inits + lead))
+        known = _Read.of(observed, inits, leads)
+        for lead, forecast in zip(leads, block.transpose("lead_time", ...)):
+            rivals = {name: baseline(inits, lead, known.at) for name, baseline in baselines.items()}
+            yield _on_common_points(forecast, rivals, known.at(inits + lead), usual.at(inits + lead))
 
 
-def _on_common_points(forecast: xr.DataArray, verifying: np.ndarray, start: np.ndarray, usual: np.ndarray) -> Pairs:
+@dataclass(frozen=True)
+class _Read:
+    """Fields [N, H, W] of these times, read at once."""
+
+    times: np.ndarray
+    fields: np.ndarray
+
+    @classmethod
+    def of(cls, observed: xr.DataArray, inits: np.ndarray, leads: np.ndarray) -> "_Read":
+        """All that pairs from these init times need: the init times, the valid times, and the same hour before."""
+        past = [latest_at_same_hour(inits, lead) for lead in leads]
+        times = np.unique(np.concatenate([inits, np.add.outer(inits, leads).ravel(), *past]))
+        return cls(times, read(observed, times))
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        return self.fields[np.searchsorted(self.times, times)]
+
+
+def _on_common_points(
+    forecast: xr.DataArray, rivals: Mapping[str, np.ndarray], verifying: np.ndarray, usual: np.ndarray
+) -> Pairs:
     """Every system loses the points that any one of them, or the truth, lacks."""
-    arrays = np.stack([forecast.values, start, usual, verifying]).astype(float)
+    members = forecast.transpose(MEMBER, ...).astype(float) if MEMBER in forecast.dims else None
+    mean = forecast if members is None else members.mean(MEMBER, skipna=False)
+    arrays = np.stack([mean.values, *rivals.values(), verifying, usual]).astype(float)
     finite = np.isfinite(arrays)
-    arrays[:, ~finite.all(axis=0)] = np.nan
-    systems = xr.concat([forecast.copy(data=array) for array in arrays[:-1]], xr.Variable("system", list(SYSTEMS)))
-    lost = forecast.copy(data=finite[-1] & ~finite[0]).sum(("lat", "lon"))
-    return Pairs(systems, forecast.copy(data=arrays[-1]), lost)
+    common = finite.all(axis=0)
+    arrays[:, ~common] = np.nan
+    names = xr.Variable("system", ["model", *rivals])
+    systems = xr.DataArray(arrays[:-2], dims=("system", *mean.dims), coords=dict(mean.coords)).assign_coords(
+        system=names
+    )
+    lost = mean.copy(data=finite[-2] & ~finite[0]).sum(("lat", "lon"))
+    truth, expected = (mean.copy(data=array) for array in arrays[-2:])
+    return Pairs(systems, truth, expected, lost, None if members is None else members.where(common))
 
 
 def match_truth(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
@@ -87,7 +127,7 @@ def match_truth(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
         DataError: naming what differs.
     """
     for name, variable in forecast.data_vars.items():
-        extra = set(variable.dims) - {"init_time", "lead_time", "level", "lat", "lon"}
+        extra = set(variable.dims) - {"init_time", "lead_time", "level", "lat", "lon", MEMBER}
         if extra:
             raise DataError(f"forecast: {name} has dimension {', '.join(map(str, extra))}; score one of it at a time.")
         if name not in truth:

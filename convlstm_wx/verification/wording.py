@@ -19,8 +19,14 @@ CLAUSES = {
 def outcomes(against: xr.Dataset) -> dict[str, list[str | None]]:
     """Outcomes per reference, by lead time, from mse_difference, _low and _high [reference, lead_time]."""
     figures = [against[f"mse_difference{part}"].transpose("reference", ...).values for part in ("", "_low", "_high")]
-    names = map(str, against["reference"].values)
+    names = (_spoken(str(name)) for name in against["reference"].values)
     return {name: [_outcome(*limits) for limits in zip(*rows)] for name, *rows in zip(names, *figures)}
+
+
+def _spoken(reference: str) -> str:
+    """ "damped persistence", "the linear inverse model"."""
+    words = reference.replace("_", " ")
+    return f"the {words}" if words.endswith("model") else words
 
 
 def _outcome(difference: float, low: float, high: float) -> str | None:
@@ -38,7 +44,7 @@ def _outcome(difference: float, low: float, high: float) -> str | None:
 def sentence(subject: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:
     """One sentence from the outcomes per reference and lead time.
 
-    "t850 beats persistence at every lead time and climatology until +72 h, and is worse than climatology after +72 h."
+    "t850 beats persistence at every lead time and climatology until +72 h and is worse than climatology at +96 h."
     """
     clauses = [clause for word in CLAUSES if (clause := _clause(word, found, hours))]
     if not clauses:
@@ -58,13 +64,12 @@ def _clause(word: str, found: Mapping[str, Sequence[str | None]], hours: np.ndar
     when = {reference: _when(word, row, hours) for reference, row in found.items() if word in row}
     if not when:
         return ""
-    if len(set(when.values())) == 1:
-        return f"{CLAUSES[word]} {join(list(when))} {next(iter(when.values()))}"
-    return f"{CLAUSES[word]} {join([f'{reference} {text}' for reference, text in when.items()])}"
+    alike = [[reference for reference, text in when.items() if text == one] for one in dict.fromkeys(when.values())]
+    return f"{CLAUSES[word]} {join([f'{join(group)} {when[group[0]]}' for group in alike])}"
 
 
 def _when(word: str, row: Sequence[str | None], hours: np.ndarray) -> str:
-    """The lead times with this outcome: "at every lead time", "until +72 h", "at +24 h and after +96 h"."""
+    """The lead times with this outcome: "at every lead time", "until +72 h", "at +24 h and from +96 h on"."""
     runs = [list(places) for _, places in itertools.groupby(range(len(row)), key=lambda place: row[place])]
     return join([_span(run[0], run[-1], len(row) - 1, hours) for run in runs if row[run[0]] == word])
 
@@ -75,7 +80,7 @@ def _span(first: int, final: int, last: int, hours: np.ndarray) -> str:
     if first == 0:
         return "at every lead time" if final == last else f"until {lead_label(hours[final])}"
     if final == last:
-        return f"after {lead_label(hours[first - 1])}"
+        return f"from {lead_label(hours[first])} on"
     return f"between {lead_label(hours[first])} and {lead_label(hours[final])}"
 
 

@@ -1,12 +1,10 @@
-"""Writing a grid bit by bit: a NetCDF file or a Zarr store that is filled in stretches of time.
-
-Shapes: T times, L levels, H lat, W lon.
-"""
+"""Writing a grid bit by bit: a NetCDF file or a Zarr store that is filled in stretches of time (or of init times)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +23,7 @@ FILLED_ATTRIBUTES: dict[str, Any] = {
     "flag_meanings": "observed filled",
 }
 _CHUNK_BYTES = 4e6
+_ONE_A_CHUNK = ("level", "realization")
 _EPOCH = "since 1970-01-01"
 _AXES = {
     "time": {"standard_name": "time", "long_name": "time", "axis": "T"},
@@ -38,24 +37,32 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """One variable of a file that is to be written: dimensions, type and attributes."""
+    """One variable of a file that is to be written.
+
+    Attributes:
+        dims: of which the first is filled bit by bit.
+        dtype: of its values.
+        attrs: of the file.
+        most_rows: of a chunk along the first dimension; None: by its size alone.
+    """
 
     dims: tuple[str, ...]
     dtype: np.dtype
     attrs: Mapping[str, Any]
+    most_rows: int | None = None
 
 
 class GridFile(Protocol):
-    """A file under way: every variable is written in stretches of time, in any order."""
+    """A file under way: every variable is written in stretches of its first dimension, in any order."""
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
-        """Values [T, ...] from the time with this index on."""
+        """Values from this index of the first dimension on."""
 
     def finish(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes of the whole file."""
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, option: str = "--output") -> None:
     """Refuse an output that could not or should not be written, before work begins. Nothing is created.
 
     Raises:
@@ -63,14 +70,14 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             or something in the way.
     """
     if path.suffix not in (".nc", ".zarr"):
-        raise ConfigError(f"--output {path}: must end in .nc or .zarr")
+        raise ConfigError(f"{option} {path}: must end in .nc or .zarr")
     if path.suffix == ".zarr" and find_spec("zarr") is None:
-        raise ConfigError(f"--output {path}: needs the zarr package: pip install 'convlstm_wx[zarr]'")
+        raise ConfigError(f"{option} {path}: needs the zarr package: pip install 'convlstm_wx[zarr]'")
     is_store = any((path / mark).exists() for mark in (".zgroup", "zarr.json"))
     if path.is_dir() and not (path.suffix == ".zarr" and is_store):
-        raise ConfigError(f"--output {path}: is a folder that is not a Zarr store; choose another name")
+        raise ConfigError(f"{option} {path}: is a folder that is not a Zarr store; choose another name")
     if path.exists() and not overwrite:
-        raise ConfigError(f"--output {path}: exists already; choose another name, or replace it with --overwrite")
+        raise ConfigError(f"{option} {path}: exists already; choose another name, or replace it with --overwrite")
     check_can_make(path.parent)
 
 
@@ -80,9 +87,9 @@ def writing(path: Path, frame: xr.Dataset, layouts: Mapping[str, Layout]) -> Ite
 
     Args:
         path: .nc (NetCDF-4, compressed) or .zarr (format 2, consolidated).
-        frame: the coordinates time, [level,] lat and lon (y and x of a projected grid, whose places are the coordinates
-            latitude and longitude), and the fields without a time, with values.
-        layouts: the variables with a time.
+        frame: the coordinates (time, [level,] lat and lon, or those of a forecast; y and x of a projected grid, whose
+            places are the coordinates latitude and longitude), and the fields without a time, with values.
+        layouts: the variables that are filled bit by bit.
 
     Raises:
         ConfigError: if the folder cannot be written or is full.
@@ -104,9 +111,9 @@ def size_on_disk(path: Path) -> str:
 
 
 def chunk_rows(sizes: Mapping[Any, int], layout: Layout) -> int:
-    """How many times go into one piece of a file; a piece holds one level."""
-    row = layout.dtype.itemsize * sizes[layout.dims[-2]] * sizes[layout.dims[-1]]
-    return int(np.clip(_CHUNK_BYTES // row, 1, max(1, sizes["time"])))
+    """How many times go into one chunk of a file; a chunk holds one level, and one member of an ensemble."""
+    row = layout.dtype.itemsize * prod(sizes[dim] for dim in layout.dims[1:] if dim not in _ONE_A_CHUNK)
+    return int(np.clip(_CHUNK_BYTES // row, 1, max(1, min(sizes[layout.dims[0]], layout.most_rows or np.inf))))
 
 
 def standard_name(known: KnownVariable, units: str) -> str | None:
@@ -137,14 +144,22 @@ def _with_axes(frame: xr.Dataset) -> xr.Dataset:
 
 
 def _encoding(frame: xr.Dataset) -> dict[str, dict[str, Any]]:
-    whole_hours = not (frame["time"].values.astype("datetime64[ns]").astype("int64") % (3600 * 10**9)).any()
     encoding: dict[str, dict[str, Any]] = {str(name): {"_FillValue": None} for name in frame.coords}
-    encoding["time"] = {"units": f"{'hours' if whole_hours else 'seconds'} {_EPOCH}", "dtype": "int64"}
+    for name, coordinate in frame.coords.items():
+        if coordinate.dtype.kind in "mM":
+            since = f" {_EPOCH}" if coordinate.dtype.kind == "M" else ""
+            encoding[str(name)] = {"units": _unit_of(coordinate.values) + since, "dtype": "int64"}
     return encoding
 
 
+def _unit_of(times: np.ndarray) -> str:
+    """The unit in which times or durations are whole numbers."""
+    nanoseconds = times.astype(f"{times.dtype.kind}8[ns]").astype("int64")
+    return "seconds" if (nanoseconds % (3600 * 10**9)).any() else "hours"
+
+
 def _chunks(sizes: Mapping[Any, int], layout: Layout) -> tuple[int, ...]:
-    there = {"time": chunk_rows(sizes, layout), "level": 1}
+    there = {layout.dims[0]: chunk_rows(sizes, layout)} | dict.fromkeys(_ONE_A_CHUNK, 1)
     return tuple(there.get(dim, sizes[dim]) for dim in layout.dims)
 
 
@@ -156,6 +171,8 @@ class _NetCDF:
             frame.to_netcdf(path, encoding=_encoding(frame))
             self._file = netCDF4.Dataset(path, "a")
             self._file.set_fill_off()
+            if "coordinates" in self._file.ncattrs():  # xarray's, for coordinates that no variable has yet
+                self._file.delncattr("coordinates")
         for name, layout in layouts.items():
             variable = self._file.createVariable(
                 name,
@@ -170,6 +187,7 @@ class _NetCDF:
             places = [str(name) for name in frame.coords if name not in frame.dims]
             variable.setncatts(dict(layout.attrs) | ({"coordinates": " ".join(places)} if places else {}))
             variable.set_auto_maskandscale(False)
+            variable.set_var_chunk_cache(size=int(2 * _CHUNK_BYTES))  # the library's own: 64 MB for each variable
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
         with library_errors():

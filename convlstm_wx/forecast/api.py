@@ -1,0 +1,150 @@
+"""Forecasts in a notebook or a script."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx.checkpoint import Checkpoint, load_checkpoint
+from convlstm_wx.data.reading import adopt_dataset, open_dataset
+from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.device import DevicePolicy, choose_device
+from convlstm_wx.errors import ConfigError
+from convlstm_wx.forecast.choosing import LATEST, choose_init_times
+from convlstm_wx.forecast.labelling import data_texts
+from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained, check_members
+
+Data: TypeAlias = xr.Dataset | str | Path | Sequence[str | Path]
+Time: TypeAlias = str | datetime | np.datetime64
+
+
+def load_forecaster(
+    checkpoint: str | Path | Sequence[str | Path], device: str = "auto", *, use_amp: bool = False
+) -> "Forecaster":
+    """A trained network, ready to forecast.
+
+    Example:
+        >>> from convlstm_wx import load_forecaster
+        >>> forecaster = load_forecaster("checkpoints/regional/best.pt")
+        >>> made = forecaster.forecast("regional.nc", init_time="2008-07-01T12", lead_steps=8)
+        >>> made["t2m"].isel(init_time=0).plot(col="lead_time")
+
+    Args:
+        checkpoint: best.pt of a training run; those of several runs make an ensemble.
+        device: auto, cuda, cuda:N, mps or cpu.
+        use_amp: half precision where the device has it natively.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or those of an ensemble do not fit each other.
+        DeviceError: if the device is not there.
+    """
+    paths = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
+    if not paths:
+        raise ConfigError("no checkpoint given; name the best.pt of a training run")
+    return Forecaster([load_checkpoint(path) for path in paths], choose_device(device, use_amp=use_amp))
+
+
+class Forecaster:
+    """What :func:`load_forecaster` gives.
+
+    Attributes:
+        checkpoints: one, or those of an ensemble.
+        policy: device and precision, with reasons.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], policy: DevicePolicy):
+        check_members(checkpoints, Ensemble(len(checkpoints)))
+        self.checkpoints, self.policy = tuple(checkpoints), policy
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        targets = ", ".join(channel.name for channel in spec.targets)
+        hours = spec.step_s / 3600
+        return (
+            f"Forecaster of {targets} on {len(spec.target.grid.lat)} x {len(spec.target.grid.lon)} points, from "
+            f"{spec.input_steps} times {hours:g} h apart to +{spec.lead_steps * hours:g} h; on {self.policy.device}"
+        )
+
+    @property
+    def spec(self) -> DataSpec:
+        """What is known of the data: variables, units, grid, step, split (of the first checkpoint)."""
+        return self.checkpoints[0].spec
+
+    def forecast(
+        self,
+        data: Data,
+        *,
+        init_time: Time | Sequence[Time] = LATEST,
+        lead_steps: int | None = None,
+        members: int | None = None,
+        perturbation: float = 0.2,
+        seed: int = 0,
+        upstream: Sequence[Data] | None = None,
+        batch_size: int = 16,
+    ) -> xr.Dataset:
+        """Forecasts in the data's own units: the numbers that `convlstm-wx forecast` writes, in memory.
+
+        Args:
+            data: an xarray Dataset, a NetCDF file, a pattern, a Zarr store, or several of these.
+            init_time: the last input time of a forecast, or several; "latest" is the newest possible.
+            lead_steps: in steps of the data; None: as trained.
+            members: of an ensemble; more than there are checkpoints start from perturbed initial states.
+            perturbation: in units of a typical change in one step.
+            seed: of the perturbations.
+            upstream: the data of upstream regions that training read from files of their own; None: those files.
+            batch_size: forecasts at once.
+
+        Returns:
+            Dimensions init_time, [realization,] lead_time (timedelta, the first is one step), [level,] lat, lon, with
+            valid_time (init_time, lead_time) and CF attributes.
+
+        Raises:
+            CheckpointError: for data that differ from those of training, naming every difference.
+            DataError: for an init time whose inputs are not all there, naming what is missing.
+            ConfigError: for arguments that cannot be.
+        """
+        if lead_steps is not None and lead_steps < 1:
+            raise ConfigError(f"lead_steps={lead_steps}: must be at least 1")
+        dataset = _open(data)
+        trained = [Trained(each, _open_upstream(each.spec, upstream)) for each in self.checkpoints]
+        for each in trained:
+            each.checkpoint.spec.check(dataset, each.upstream)
+        demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
+        several = members is not None or len(trained) > 1
+        made = Forecast(
+            trained,
+            dataset,
+            choose_init_times(demanding.checkpoint.spec, dataset, _texts(init_time), None, None, demanding.upstream),
+            lead_steps or min(each.spec.lead_steps for each in self.checkpoints),
+            self.policy,
+            ensemble=Ensemble(members or len(trained), perturbation, seed) if several else None,
+            batch_size=batch_size,
+        ).collect()
+        return made.assign_attrs(data_texts(dataset))
+
+
+def _open(data: Data) -> xr.Dataset:
+    return adopt_dataset(data) if isinstance(data, xr.Dataset) else open_dataset(data)  # type: ignore[arg-type]
+
+
+def _open_upstream(spec: DataSpec, given: Sequence[Data] | None) -> list[xr.Dataset]:
+    wanted = spec.upstream_files
+    if given is not None and len(given) != len(wanted):
+        raise ConfigError(f"upstream: {len(given)} given, but training read {len(wanted)} from files of their own")
+    return [_open(data) for data in (wanted if given is None else given)]
+
+
+def _texts(init_time: Time | Sequence[Time]) -> list[str]:
+    """As the command line has them."""
+    return [_text(time) for time in np.atleast_1d(np.asarray(init_time)).ravel()]
+
+
+def _text(time: Time) -> str:
+    if isinstance(time, str):
+        return time
+    if isinstance(time, datetime):  # pandas' too
+        return (time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time).isoformat()
+    return str(time.astype("datetime64[s]"))

@@ -1,0 +1,83 @@
+"""RMSE in the file's own units, by variable and lead time, gathered while validation forecasts pass by.
+
+Shapes: N windows, B batch, L lead times, D target channels, P climatology terms, H lat, W lon.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convlstm_wx.conventions import physical_limits
+from convlstm_wx.data.loaders import TensorBatch
+from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.distributed import Processes
+
+Rmse = dict[str, list[float]]  # by channel, one number for each lead time
+
+
+class PhysicalErrors:
+    """Squared errors in the file's units, summed over valid points by area; the root of their mean comes last.
+
+    Defined as the scores of verification are: precipitation is turned back from its logarithm before it is compared,
+    and persistence repeats the last field itself, where the loss's repeats its anomaly from climatology.
+
+    Args:
+        spec: channels, grid and statistics.
+        init_times: of the N windows that are to pass, in their order.
+        device: of the batches.
+    """
+
+    def __init__(self, spec: DataSpec, init_times: np.ndarray, device: torch.device):
+        self.init_times = init_times
+        self.targets, self.target_indices = spec.targets, spec.target_indices
+        self.lead_times = np.arange(1, spec.lead_steps + 1) * spec.step
+        statistics = spec.target.statistics.select(spec.targets)
+        self.basis = statistics.basis
+        self.climatology_PDHW = torch.from_numpy(statistics.climatology_PCHW).to(device)
+        self.std_D11 = torch.from_numpy(statistics.std_C)[:, None, None].to(device)
+        self.area_H1 = torch.from_numpy(np.float32(spec.target.grid.area_weights()))[:, None].to(device)
+        self.millimetres = {index: float(each) for index, each in enumerate(statistics.millimetres_C) if each}
+        attributes = spec.target.attributes
+        limits = [physical_limits(channel.variable, attributes[channel.variable]) for channel in spec.targets]
+        self.limits = {index: each for index, each in enumerate(limits) if each is not None}
+        self.sums_2LD = np.zeros((2, spec.lead_steps, len(spec.targets)))
+        self.seen = 0
+
+    def add(self, forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
+        """Take in the forecasts of the next windows, normalised."""
+        init_B1 = self._next(batch)
+        self._add(self._physical(forecast_BLDHW.float(), init_B1 + self.lead_times), init_B1, batch)
+
+    def add_persistence(self, _: Tensor, batch: TensorBatch) -> None:
+        """Take in what the last fields of the next windows say of all lead times."""
+        init_B1 = self._next(batch)
+        self._add(self._physical(batch.x_BTCHW[:, -1:, self.target_indices], init_B1), init_B1, batch)
+
+    def rmse(self, processes: Processes) -> Rmse:
+        """By channel and lead time, over the windows of all processes; NaN where no point was valid."""
+        squares, weights = np.reshape(processes.sum(*self.sums_2LD.ravel()), self.sums_2LD.shape)
+        mean_LD = np.divide(squares, weights, out=np.full_like(squares, np.nan), where=weights > 0)
+        return {channel.name: np.sqrt(mean_LD[:, index]).tolist() for index, channel in enumerate(self.targets)}
+
+    def _next(self, batch: TensorBatch) -> np.ndarray:
+        first = self.seen
+        self.seen += len(batch.x_BTCHW)
+        return self.init_times[first : self.seen, None]
+
+    def _add(self, forecast_BLDHW: Tensor, init_B1: np.ndarray, batch: TensorBatch) -> None:
+        error = forecast_BLDHW - self._physical(batch.y_BLDHW, init_B1 + self.lead_times)
+        valid = batch.valid_BLDHW
+        error = torch.where(valid > 0, error, 0)
+        sums = [(values * self.area_H1).sum(dim=(0, 3, 4)) for values in (error.square_(), valid)]
+        self.sums_2LD += torch.stack(sums).cpu().numpy()
+
+    def _physical(self, fields_BLDHW: Tensor, times_BL: np.ndarray) -> Tensor:
+        """In the file's units, as a forecast would be written."""
+        terms = self.basis.terms(times_BL.ravel()).astype(np.float32)
+        climatology = torch.tensordot(torch.from_numpy(terms).to(fields_BLDHW.device), self.climatology_PDHW, dims=1)
+        values = fields_BLDHW * self.std_D11 + climatology.unflatten(0, times_BL.shape)
+        for index, factor in self.millimetres.items():
+            values[:, :, index] = values[:, :, index].clamp(min=0).expm1() / factor
+        for index, limits in self.limits.items():
+            values[:, :, index].clamp_(*limits)
+        return values

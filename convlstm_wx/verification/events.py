@@ -1,0 +1,207 @@
+"""Events: does a value reach a threshold, and was it forecast that it would? Counts, their scores, and fractions.
+
+An event is a value >= its threshold. Thresholds are values (of precipitation in mm), or percentiles of the training
+anomalies at each point: "p90" is reached where the anomaly from climatology is among the highest tenth of that place,
+so that summer and winter, coast and mountain have events alike. Counts are pooled over points and init times first;
+0/0 is NaN.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scores.categorical import BasicContingencyManager
+
+from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor, millimetres_units, normalise_units
+from convlstm_wx.errors import ConfigError
+from convlstm_wx.verification.climatology import READ_BYTES
+from convlstm_wx.verification.inverse_model import Record
+from convlstm_wx.verification.pairs import Pairs
+
+RAIN_MM = ("0.1", "1", "5", "10", "25")
+PERCENTILES = ("p90", "p95")
+WINDOWS = (3, 5, 9, 17)  # points along an edge
+FRACTIONS_OF = ("model", "persistence")  # the systems that get a fractions skill score, which is the costliest of all
+COUNTS = {"hits": "tp_count", "misses": "fn_count", "false_alarms": "fp_count", "correct_negatives": "tn_count"}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What makes an event.
+
+    label: for people, "1 mm" or "p90"; value: in the channel's units, of a percentile the mean anomaly over the area;
+    limit: a number, or of a percentile the anomaly at each point [H, W].
+    """
+
+    label: str
+    value: float
+    limit: float | np.ndarray
+
+    def reached(self, fields: np.ndarray, usual: np.ndarray) -> np.ndarray:
+        """Where fields [..., H, W] hold the event; a missing value holds none."""
+        if np.ndim(self.limit):
+            return fields - usual >= self.limit
+        return fields >= self.limit
+
+
+def parse(given: Sequence[str] | None, channels: Sequence[Channel]) -> dict[str, list[str]]:
+    """ "tp=1,5,10" and "z@500hPa=p90" by channel name; a variable's name stands for all its levels.
+
+    Raises:
+        ConfigError: for another form, a name that is not forecast, or no number or percentile.
+    """
+    found: dict[str, list[str]] = {}
+    for text in given or ():
+        name, _, values = text.partition("=")
+        named = [channel.name for channel in channels if name in (channel.name, channel.variable)]
+        if not values or not all(map(_is_threshold, values.split(","))):
+            raise ConfigError(f"--thresholds {text}: write NAME=VALUE,VALUE such as tp=1,5,10 or t2m=p90,p95")
+        if not named:
+            known = ", ".join(channel.name for channel in channels)
+            raise ConfigError(f"--thresholds {text}: {name} is not forecast; there are {known}")
+        found |= dict.fromkeys(named, values.split(","))
+    return found
+
+
+def _is_threshold(text: str) -> bool:
+    try:
+        number = float(text.removeprefix("p"))
+    except ValueError:
+        return False
+    return 0 < number < 100 if text.startswith("p") else bool(np.isfinite(number))
+
+
+def thresholds_of(
+    channel: Channel, record: Record, training_times: np.ndarray, asked: Mapping[str, Sequence[str]]
+) -> list[Threshold]:
+    """The thresholds of one channel: those asked for, else the usual ones."""
+    units = normalise_units(str(record.fields.attrs.get("units", "1")))
+    rain = is_precipitation(channel.variable, record.fields.attrs)
+    factor, shown = (millimetres_factor(units), millimetres_units(units)) if rain else (1.0, units)
+    texts = asked.get(channel.name, RAIN_MM if rain else PERCENTILES)
+    values = sorted(float(text) for text in texts if not text.startswith("p"))
+    found = [Threshold(f"{value:g} {shown}".removesuffix(" 1"), value / factor, value / factor) for value in values]
+    percents = sorted(float(text[1:]) for text in texts if text.startswith("p"))
+    if percents:
+        limits = _percentiles(record, training_times, percents)
+        known = [np.isfinite(limit) for limit in limits]
+        means = [float(limit[there].mean()) if there.any() else np.nan for limit, there in zip(limits, known)]
+        found += [Threshold(f"p{p:g}", mean, limit) for p, mean, limit in zip(percents, means, limits)]
+    return found
+
+
+def coordinates(thresholds: Mapping[str, Sequence[Threshold]]) -> dict[str, xr.DataArray]:
+    """threshold_label and threshold_value [channel, threshold] for the file of scores; empty where there are fewer."""
+    most = max(map(len, thresholds.values()))
+    labels = [[one.label for one in some] + [""] * (most - len(some)) for some in thresholds.values()]
+    values = [[one.value for one in some] + [np.nan] * (most - len(some)) for some in thresholds.values()]
+    dims = ("channel", "threshold")
+    comment = "in units of the channel; of a percentile the anomaly that it stands for, mean over the area"
+    return {
+        "threshold_label": xr.DataArray(labels, dims=dims),
+        "threshold_value": xr.DataArray(values, dims=dims, attrs={"comment": comment}),
+    }
+
+
+def _percentiles(record: Record, training_times: np.ndarray, percents: Sequence[float]) -> np.ndarray:
+    """Percentiles of the training anomalies at each point [n, H, W]; of evenly spaced times where there are many."""
+    training = np.intersect1d(training_times, record.fields["time"].values)
+    most = max(int(READ_BYTES / (8 * record.fields[0].size)), 100)
+    some = training[np.unique(np.linspace(0, training.size - 1, min(most, training.size)).round().astype(int))]
+    anomalies = np.concatenate(list(record.anomalies(some)))
+    never = np.isnan(anomalies).all(axis=0)
+    anomalies[:, never] = 0.0
+    quantile = np.nanquantile if np.isnan(anomalies).any() else np.quantile
+    return np.where(never, np.nan, quantile(anomalies, np.asarray(percents) / 100, axis=0))
+
+
+def count(pairs: Pairs, thresholds: Sequence[Threshold]) -> xr.Dataset:
+    """Counts [system, threshold] of one block of pairs, and the sums of `_fractions`; all can be added up."""
+    truth, usual, systems = pairs.truth.values, pairs.usual.values, pairs.systems.values
+    n_valid = int(np.isfinite(truth).sum())
+    windows = windows_of(truth.shape[1:])
+    places = [list(pairs.systems["system"].values).index(name) for name in FRACTIONS_OF]
+    table = np.zeros((len(systems), len(thresholds), 4))
+    fractions = np.zeros((2, len(places), len(thresholds), len(windows)))
+    for column, threshold in enumerate(thresholds):
+        happened, forecast = threshold.reached(truth, usual), threshold.reached(systems, usual)
+        events = happened.sum()
+        hits, forecasts = (forecast & happened).sum(axis=(1, 2, 3)), forecast.sum(axis=(1, 2, 3))
+        table[:, column] = np.stack(
+            [hits, events - hits, forecasts - hits, n_valid - events - forecasts + hits], axis=1
+        )
+        fractions[:, :, column] = _fractions(forecast[places], happened, windows)
+    where = ("system", "threshold")
+    counted = xr.Dataset({name: (where, table[:, :, k]) for k, name in enumerate(COUNTS)})
+    parts = {name: ((*where, "window"), _widened(fractions[k], places, len(systems))) for k, name in enumerate(_PARTS)}
+    return counted.assign(parts).assign_coords(system=pairs.systems["system"].values, window=windows)
+
+
+_PARTS = ("fraction_difference", "fraction_reference")
+
+
+def _widened(values: np.ndarray, places: Sequence[int], n_systems: int) -> np.ndarray:
+    """The same with a row of NaN for each system that has none."""
+    wide = np.full((n_systems, *values.shape[1:]), np.nan)
+    wide[places] = values
+    return wide
+
+
+def windows_of(shape: tuple[int, ...]) -> list[int]:
+    """Window sizes that fit into the grid at least twice."""
+    return [size for size in WINDOWS if 2 * size <= min(shape)] or [1]
+
+
+def _fractions(forecast: np.ndarray, happened: np.ndarray, windows: Sequence[int]) -> np.ndarray:
+    """Sums of (Pf - Po)^2 and of Pf^2 + Po^2 over windows that lie inside the grid [2, system, window].
+
+    Pf and Po are the shares of a window's points with an event [Roberts and Lean 2008, Mon. Wea. Rev.].
+    """
+    sums = np.zeros((2, len(forecast), len(windows)))
+    if not happened.any() and not forecast.any():
+        return sums
+    observed, given = _cumulated(happened), _cumulated(forecast)
+    for column, size in enumerate(windows):
+        o, f = _window_counts(observed, size), _window_counts(given, size)
+        both = np.einsum("nhw,nhw->", o, o), np.einsum("snhw,snhw->s", f, f), np.einsum("snhw,nhw->s", f, o)
+        sums[:, :, column] = np.stack([both[0] + both[1] - 2 * both[2], both[0] + both[1]]) / size**4
+    return sums
+
+
+def _cumulated(events: np.ndarray) -> np.ndarray:
+    """Events above and left of each corner [..., H + 1, W + 1]."""
+    padded = np.zeros((*events.shape[:-2], events.shape[-2] + 1, events.shape[-1] + 1))
+    np.cumsum(events, axis=-2, out=padded[..., 1:, 1:])
+    np.cumsum(padded[..., 1:, 1:], axis=-1, out=padded[..., 1:, 1:])
+    return padded
+
+
+def _window_counts(cumulated: np.ndarray, size: int) -> np.ndarray:
+    return (
+        cumulated[..., size:, size:]
+        - cumulated[..., :-size, size:]
+        - cumulated[..., size:, :-size]
+        + cumulated[..., :-size, :-size]
+    )
+
+
+def scores_of(counts: xr.Dataset) -> xr.Dataset:
+    """Scores of pooled counts by the `scores` library: pod, far, csi, ets, hss, frequency_bias; and fss."""
+    table = {key: counts[name] for name, key in COUNTS.items()}
+    manager = BasicContingencyManager(table | {"total_count": sum(table.values())})
+    found = xr.Dataset(
+        {
+            "pod": manager.probability_of_detection(),
+            "far": manager.false_alarm_ratio(),
+            "csi": manager.critical_success_index(),
+            "ets": manager.equitable_threat_score(),
+            "hss": manager.heidke_skill_score(),
+            "frequency_bias": manager.frequency_bias(),
+        }
+    )
+    found = found.where(np.isfinite(found))  # x/0 is as unknown as 0/0
+    if "fraction_reference" in counts:
+        reference = counts["fraction_reference"]
+        found["fss"] = 1.0 - counts["fraction_difference"] / reference.where(reference > 0)
+    return found.assign({name: counts[name] for name in COUNTS})
