@@ -30,6 +30,10 @@ RESUMABLE = ("interrupted.pt", "last.pt", "epoch_[0-9]*.pt", "best.pt")  # of eq
 FORMAT_VERSION = 2
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that holds nothing to go on from."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A run at one moment.
@@ -39,8 +43,8 @@ class Checkpoint:
         spec: its data: channels, units, grids, split, statistics.
         model_name, model_options: what :func:`~convlstm_wx.models.build.build` needs.
         weights: to forecast with (the moving average).
-        training: all that training needs to go on exactly: own weights, optimiser, moving average, random states,
-            progress and history.
+        training: all that training needs to go on exactly: own weights, optimiser, moving average, progress and
+            history.
         versions: of the software that wrote it.
         written: when that was, UTC; "" if it is not in a file yet, or in one of an earlier version.
     """
@@ -103,8 +107,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint; training writes best.pt and last.pt into its output folder")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # torch.load raises a dozen types, from EOFError to UnpicklingError
-        raise CheckpointError(
+        raise DamagedError(
             f"{path}: not a whole checkpoint ({type(error).__name__}); it is truncated, damaged or another program's"
         ) from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
@@ -121,18 +127,42 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint that is furthest on in a run's folder, None if there is none; damaged ones are told.
 
     Raises:
-        CheckpointError: if there are some, and all of them are damaged.
+        CheckpointError: if there are some, and none can be read.
     """
-    files = [file for pattern in RESUMABLE for file in folder.glob(pattern)]
-    found: dict[Path, int] = {}
-    for file in files:
-        try:
-            found[file] = int(load_checkpoint(file).training["progress"]["global_step"])
-        except CheckpointError as error:
-            log.warning("%s; looking for another", error)
-    if files and not found:
-        raise CheckpointError(f"{folder}: none of its {len(files)} checkpoints is whole; start anew with --overwrite")
+    found, errors = reached_in(folder)
+    for error in errors:
+        log.warning("%s; looking for another", error)
+    if errors and not found:
+        for error in errors:
+            if not isinstance(error, DamagedError):
+                raise error  # to start anew would throw away what can be saved
+        raise CheckpointError(f"{folder}: none of its {len(errors)} checkpoints is whole; start anew with --overwrite")
     return max(found, key=found.__getitem__, default=None)
+
+
+def reached_in(folder: Path) -> tuple[dict[Path, tuple[int, int]], list[CheckpointError]]:
+    """How far each whole checkpoint of a run's folder is, and what is wrong with the others."""
+    found: dict[Path, tuple[int, int]] = {}
+    errors: list[CheckpointError] = []
+    for file in (file for pattern in RESUMABLE for file in folder.glob(pattern)):
+        try:
+            found[file] = how_far(load_checkpoint(file))
+        except CheckpointError as error:
+            errors.append(error)
+    return found, errors
+
+
+def how_far(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The epoch under way and its windows so far; steps would not do, their size may change when a run goes on."""
+    progress, config = checkpoint.training["progress"], checkpoint.config
+    per_step = progress.get("windows_per_step") or config.batch_size * config.gradient_accumulation_steps
+    return progress["epoch"], progress["step_in_epoch"] * per_step
+
+
+def best_of(folder: Path) -> Path:
+    """The checkpoint of a finished run to forecast with: best.pt, or last.pt where none was better than before."""
+    best = folder / "best.pt"
+    return best if best.exists() else folder / "last.pt"
 
 
 def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
@@ -143,12 +173,20 @@ def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
             model_name=contents["model_name"],
             model_options=contents["model_options"],
             weights=contents["weights"],
-            training=contents["training"],
+            training=_with_progress(contents["training"]),
             versions=contents["versions"],
             written=contents.get("written", ""),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: an entry is missing or malformed ({error}); the file is damaged") from error
+        raise DamagedError(f"{path}: an entry is missing or malformed ({error}); the file is damaged") from error
+
+
+def _with_progress(training: dict[str, Any]) -> dict[str, Any]:
+    """What training needs to go on, seen to say where that is."""
+    missing = {"epoch", "step_in_epoch", "global_step", "elapsed_s", "history"} - set(training["progress"])
+    if missing:
+        raise KeyError(f"progress: {', '.join(sorted(missing))}")
+    return training
 
 
 def _map_leaves(entry: Any, change: Any) -> Any:

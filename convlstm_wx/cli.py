@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -12,10 +14,12 @@ from convlstm_wx.commands import (
     compare,
     doctor,
     evaluate,
+    experiment,
     fetch,
     forecast,
     info,
     inspection,
+    permute,
     plot_history,
     prepare,
     sample,
@@ -26,7 +30,21 @@ from convlstm_wx.errors import ConvlstmWxError
 
 log = logging.getLogger("convlstm_wx")
 
-COMMANDS = (fetch, prepare, inspection, train, info, plot_history, forecast, evaluate, compare, sample, doctor)
+COMMANDS = (
+    fetch,
+    prepare,
+    inspection,
+    train,
+    info,
+    plot_history,
+    forecast,
+    evaluate,
+    compare,
+    permute,
+    experiment,
+    sample,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +80,13 @@ class _TqdmHandler(logging.StreamHandler):
     """Lines that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:  # nobody reads on (`| head -1`), or the disk is full: a run of days must not end for that
+            self.setLevel(logging.CRITICAL + 1)
+            with suppress(OSError, ValueError):  # what is still buffered goes nowhere when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _start_log(level: str) -> None:

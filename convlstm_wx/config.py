@@ -13,6 +13,7 @@ from convlstm_wx.errors import ConfigError
 
 Box = tuple[float, float, float, float]
 AUTO = 0  # a number that the program is to find
+PERTURBATION = 0.2  # of an ensemble's initial states, in units of a channel's typical change in one time step
 
 
 def _option(
@@ -111,15 +112,21 @@ class TrainConfig:
     kernel_size: int = _option(3, "Network", "width of the ConvLSTM kernels, odd, grid points", kind=int, low=1)
     dropout: float = _option(0.3, "Network", "share of features dropped while training, 0 to 1", kind=float, low=0)
     upstream_fusion: str = _option(
-        "attention",
+        "resample",
         "Network",
-        "how upstream regions tell the target: each point asks all of theirs, or their fields are stretched over it",
+        "how upstream regions tell the target: their fields are stretched over it, or each point asks all of theirs",
         choices=("attention", "resample"),
     )
 
     num_epochs: int = _option(12, "Training", "passes over the training windows", kind=int, low=1)
     batch_size: int = _option(
-        4, "Training", "windows per micro-batch; auto finds how many fit", kind=int, low=AUTO, auto=True
+        4,
+        "Training",
+        "windows per micro-batch; auto tries how many fit (on a CPU: are fastest, at most 32) and leave an epoch at "
+        "least 20 optimiser steps",
+        kind=int,
+        low=AUTO,
+        auto=True,
     )
     gradient_accumulation_steps: int = _option(1, "Training", "micro-batches per optimiser step", kind=int, low=1)
     recompute: bool = _option(
@@ -209,8 +216,8 @@ class TrainConfig:
         for entry in fields(self):
             self._check_range(entry.name, getattr(self, entry.name), entry.metadata["low"])
             self._check_choice(entry.name, getattr(self, entry.name), entry.metadata["choices"])
-        if self.kernel_size % 2 == 0:
-            raise ConfigError(f"--kernel-size {self.kernel_size}: must be odd, so that the grid keeps its size")
+        if self.kernel_size not in (1, 3, 5, 7):
+            raise ConfigError(f"--kernel-size {self.kernel_size}: must be odd and at most 7; choose 1, 3, 5 or 7")
         if not self.hidden_channels:
             raise ConfigError("--hidden-channels needs at least one number")
         for name in ("dropout", "ema_decay"):
@@ -228,7 +235,7 @@ class TrainConfig:
 
     def _check_network(self) -> None:
         """What not every network can do."""
-        if self.upstream_fusion != "attention" and not self.include_upstream:
+        if self.upstream_fusion != "resample" and not self.include_upstream:
             raise ConfigError("--upstream-fusion does nothing without --include-upstream; add it")
         if self.model == "shi2015" and self.include_upstream:
             raise ConfigError("--model shi2015 reads no upstream regions; take another or drop --include-upstream")

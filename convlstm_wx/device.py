@@ -19,8 +19,15 @@ import torch
 
 from convlstm_wx.errors import DeviceError
 
-# The last is oneDNN's way to say it on a CPU.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive")
+# Beside PyTorch's own words those of oneDNN, cuBLAS and cuDNN.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a primitive",
+    "alloc_failed",
+    "unable to find an engine",
+)
 CPUINFO = Path("/proc/cpuinfo")
 MPS_TORCH = (2, 13)
 WATERMARK = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
@@ -28,8 +35,9 @@ _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Mode of torch.compile and why, by kind of device.
 _COMPILING: dict[str, tuple[str | None, str]] = {
-    # Small convolutions wait for their launch: CUDA graphs launch a whole pass at once.
-    "cuda": ("reduce-overhead", "torch.compile with CUDA graphs"),
+    # No CUDA graphs (mode reduce-overhead): a gradient of the first micro-batch would live in their memory, which the
+    # second writes over (pytorch#169545, pytorch#96693).
+    "cuda": ("default", "torch.compile, as asked"),
     "mps": (None, "--compile has no effect: compiled training is slower on MPS (pytorch#150121)"),
     "cpu": ("default", "torch.compile, as asked; on a CPU the layers' own passes are mostly as fast"),
 }
@@ -48,7 +56,7 @@ class DevicePolicy:
         gathering_threads: that gather batches ahead; on a CPU they would only take turns with the network.
         channels_last: memory layout of network and batches; on MPS its backward is 30 times slower (pytorch#193349).
         fused_optimizer: AdamW as one kernel.
-        reasons: one line for each choice.
+        reasons: one line each: why this device and precision, and what a user should hear of.
         compile_mode: of torch.compile for training; None: not compiled.
     """
 
@@ -71,6 +79,25 @@ class DevicePolicy:
     def make_scaler(self) -> torch.amp.GradScaler:
         """The gradient scaler of float16; for other types one that does nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.use_grad_scaler)
+
+    def training_choices(self) -> Iterator[str]:
+        """One line for each choice that concerns training alone."""
+        on = self.device.type
+        yield (
+            "channels-last layout, in which convolutions are fastest"
+            if self.channels_last
+            else ("contiguous layout: channels last has a backward pass 30 times slower here")
+        )
+        if self.pin_memory:
+            yield "batches copied from pinned memory, beside the computation"
+        elif on != "cpu":
+            yield "batches copied from ordinary memory: copies from pinned memory may be wrong here"
+        yield (
+            f"{self.gathering_threads} thread gathers batches ahead"
+            if self.gathering_threads
+            else ("batches gathered between steps: threads would take turns with the network")
+        )
+        yield "AdamW as one fused kernel" if self.fused_optimizer else "AdamW in PyTorch's default form, not fused"
 
     def compiling(self) -> "DevicePolicy":
         """The same with torch.compile where it can be of use, and why."""
@@ -112,23 +139,6 @@ class DevicePolicy:
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
-    def random_states(self) -> dict[str, torch.Tensor]:
-        """Generator states, for a checkpoint."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        elif self.device.type == "mps":
-            states["mps"] = torch.mps.get_rng_state()
-        return states
-
-    def set_random_states(self, states: dict[str, torch.Tensor]) -> None:
-        """Put back what :meth:`random_states` gave; a state of a device that is not in use is passed over."""
-        torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
-        elif self.device.type == "mps" and "mps" in states:
-            torch.mps.set_rng_state(states["mps"])
-
 
 def choose_device(
     name: str = "auto",
@@ -157,6 +167,8 @@ def choose_device(
     kind, _, index = name.partition(":")
     if kind not in ("auto", "cuda", "mps", "cpu") or (index and (kind != "cuda" or not index.isdigit())):
         raise DeviceError(f"--device {name}: unknown device; choose auto, cuda, cuda:N, mps or cpu")
+    if index and local_rank is not None:
+        raise DeviceError(f"--device {name}: all processes would share one GPU; with --device cuda each takes its own")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         why = {"cuda": "CUDA found", "mps": "no CUDA, MPS found", "cpu": "neither CUDA nor MPS found"}[kind]
@@ -181,8 +193,8 @@ def _cuda(index: int, asked: str, why: str, *, tf32: bool) -> DevicePolicy:
     # TF32 keeps float32's range with 10 bits of mantissa: enough for weather fields, several times faster.
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
-    with torch.cuda.device(index):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    torch.cuda.set_device(index)  # what names no GPU, as NCCL's barriers, would all meet on the first
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = _cuda_dtype(asked, native, torch.cuda.get_device_name(index))
     plain = "TF32 in convolutions, --no-tf32 for all digits" if tf32 else "no TF32, as asked"
     return DevicePolicy(
@@ -215,10 +227,14 @@ def _mps(asked: str, why: str, *, several: bool, cap_memory: bool) -> DevicePoli
         raise DeviceError(f"--device mps: PyTorch {torch.__version__} {found}. Use --device auto or cpu.")
     if several:
         raise DeviceError("--device mps: one process per Mac; several cannot share the GPU. Run without torchrun.")
-    if cap_memory and WATERMARK not in os.environ:
-        # PyTorch's own limit is 1.7 times what Apple recommends: by then the whole system swaps.
-        torch.mps.set_per_process_memory_fraction(1.0)
-    return _mps_choices(asked, why)
+    policy = _mps_choices(asked, why)
+    if WATERMARK in os.environ:
+        return replace(policy, reasons=(*policy.reasons, f"memory limited by {WATERMARK}, not capped"))
+    if not cap_memory:
+        return replace(policy, reasons=(*policy.reasons, "memory not capped, as asked"))
+    # PyTorch's own limit is 1.7 times what Apple recommends: by then the whole system swaps.
+    torch.mps.set_per_process_memory_fraction(1.0)
+    return replace(policy, reasons=(*policy.reasons, "memory capped at what Apple recommends (--no-memory-cap)"))
 
 
 def rehearsal_of_mps(*, use_amp: bool = False) -> DevicePolicy:
@@ -229,10 +245,11 @@ def rehearsal_of_mps(*, use_amp: bool = False) -> DevicePolicy:
 def _mps_choices(asked: str, why: str) -> DevicePolicy:
     # bfloat16: PyTorch's own tests leave out float16 gradients of convolutions on MPS.
     dtype = _HALF.get("bfloat16" if asked == "auto" else asked)
+    scaled = dtype is torch.float16
     return DevicePolicy(
         device=torch.device("mps"),
         amp_dtype=dtype,
-        use_grad_scaler=dtype is torch.float16,
+        use_grad_scaler=scaled,
         pin_memory=False,
         gathering_threads=1,
         channels_last=False,
@@ -240,21 +257,21 @@ def _mps_choices(asked: str, why: str) -> DevicePolicy:
         reasons=(
             f"Apple GPU through MPS ({why})",
             _autocast_name(dtype) if dtype else "float32 (--use-amp for bfloat16)",
-            *_mps_warnings(dtype),
+            *(("float16 gradients are untested on MPS: Apple's library may end the process",) if scaled else ()),
+            *mps_surroundings(),
         ),
     )
 
 
-def _mps_warnings(dtype: torch.dtype | None) -> Iterator[str]:
-    """What a user of MPS should hear of."""
+def mps_surroundings() -> Iterator[str]:
+    """What a user of MPS should hear of PyTorch's version and of the environment."""
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
-        yield "PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU"
+        yield "PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU; unset it"
     if WATERMARK in os.environ and not os.environ[WATERMARK].strip("0."):
         yield f"{WATERMARK} is 0: memory has no limit, and the system may fail; unset it"
-    if dtype is torch.float16:
-        yield "float16 gradients are untested on MPS: Apple's library may end the process"
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MPS_TORCH:
-        yield f"PyTorch {torch.__version__}: {'.'.join(map(str, MPS_TORCH))} or newer is recommended on MPS"
+    is_old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < MPS_TORCH
+    if is_old and torch.backends.mps.is_available():
+        yield f"PyTorch {torch.__version__}: {'.'.join(map(str, MPS_TORCH))} or newer mends wrong results of MPS"
 
 
 def _cpu(asked: str, why: str) -> DevicePolicy:

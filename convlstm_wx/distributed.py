@@ -10,10 +10,11 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from convlstm_wx.errors import ConvlstmWxError, TrainingError
+from convlstm_wx.errors import ConfigError, ConvlstmWxError, TrainingError
 
 PATIENCE = timedelta(hours=12)  # the first process may have a large data cache to build
 HEAD_START_S = 5.0
+TORCHRUN_SETS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,17 @@ def joined() -> Iterator[Processes]:
 
     PyTorch's own choice of backends: gloo for tensors on the CPU, nccl for those on GPUs. Most mistakes are found by
     all processes alike: the main one says so at once, and while the others wait torchrun ends them.
+
+    Raises:
+        ConfigError: if only a part of torchrun's environment is there.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
+    missing = [name for name in TORCHRUN_SETS if name not in os.environ]
+    if missing:
+        unset = ", ".join(missing)
+        raise ConfigError(f"WORLD_SIZE is set, but not {unset}: start the processes with torchrun, or unset WORLD_SIZE")
     distributed.init_process_group(timeout=PATIENCE)
     try:
         here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

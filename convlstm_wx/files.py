@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,6 +64,16 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             with suppress(OSError):  # what went wrong above is what the user must hear of
                 temporary.unlink()
+
+
+def remove_unfinished(folder: Path, names: Sequence[str]) -> None:
+    """Remove what killed processes left of these files (names or patterns) when they were replacing them.
+
+    Only whoever holds the folder (:func:`alone_in`) may: another process's file may be under way.
+    """
+    for name in names:
+        for file in folder.glob(f".{name}.*.tmp*"):
+            file.unlink()
 
 
 @contextmanager

@@ -92,6 +92,14 @@ def test_mistakes_are_named(folder, forecaster):
         forecaster.forecast(data, init_time="noon")
     with pytest.raises(ConfigError, match="lead_steps=0: must be at least 1"):
         forecaster.forecast(data, lead_steps=0)
+    for name, value in {"batch_size": 0, "members": 0, "seed": -1, "perturbation": float("nan")}.items():
+        with pytest.raises(ConfigError, match=f"^{name}={value}: must be at least"):
+            forecaster.forecast(data, **{"members": 2, name: value})
+    for time in (None, 20080101, np.datetime64("NaT")):
+        with pytest.raises(ConfigError, match=r"^init_time=.*: not a time; give a text such as"):
+            forecaster.forecast(data, init_time=time)
+    with pytest.raises(ConfigError, match=r"init_time=\[\]: no time given"):
+        forecaster.forecast(data, init_time=[])
     with pytest.raises(ConfigError, match="upstream: 1 given, but training read 0"):
         forecaster.forecast(data, upstream=[data])
     with pytest.raises(CheckpointError, match=r"the dataset does not fit the checkpoint.*no variable 'tp'"):

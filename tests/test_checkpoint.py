@@ -13,6 +13,7 @@ from convlstm_wx.errors import CheckpointError
 from convlstm_wx.files import replacing
 from convlstm_wx.models.build import build
 from convlstm_wx.training.blueprint import blueprint
+from convlstm_wx.training.saving import Progress
 from tests.region_files import region, write
 
 
@@ -23,7 +24,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     spec = prepare_training(config).spec
     plan = blueprint(config, spec)
     weights = dict(build(*plan).named_parameters())
-    return Checkpoint(config, spec, *plan, weights, {"step": 3}, versions())
+    return Checkpoint(config, spec, *plan, weights, {"progress": vars(Progress(global_step=3))}, versions())
 
 
 def test_save_and_load_give_the_same(checkpoint, tmp_path):
@@ -31,7 +32,7 @@ def test_save_and_load_give_the_same(checkpoint, tmp_path):
     again = load_checkpoint(tmp_path / "best.pt")
     assert again.config == checkpoint.config
     assert again.spec.split == checkpoint.spec.split
-    assert again.training == {"step": 3}
+    assert again.training == {"progress": vars(Progress(global_step=3))}
     for name, weight in again.network().named_parameters():
         assert torch.equal(weight, checkpoint.weights[name])
     assert os.listdir(tmp_path) == ["best.pt"]

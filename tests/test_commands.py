@@ -309,6 +309,9 @@ def test_evaluation_scores_the_held_out_months_and_draws(trained, tmp_path, caps
     assert scores["init_time"].values.min() >= np.datetime64(split.held_out[0][0])
     rivals = ["persistence", "damped_persistence", "climatology", "linear_inverse_model"]
     assert scores["system"].values.tolist() == ["model", *rivals]
+    page = (tmp_path / "evaluation/report.html").read_text()
+    for part in ("encoder-forecaster, ", " parameters", "held out in training", split.fingerprint, "Regions. target: "):
+        assert part in page, part
 
 
 def test_months_seen_in_training_are_refused_unless_allowed(trained, tmp_path, capsys):
@@ -389,7 +392,7 @@ def test_an_evaluation_is_no_better_than_itself(trained, tmp_path, capsys):
     assert evaluation(trained, tmp_path / "a") == 0
     capsys.readouterr()
     assert run("compare", tmp_path / "a", tmp_path / "a/scores.nc") == 0
-    assert "no significant difference" in capsys.readouterr().out
+    assert "B makes the same errors as A at every lead time" in capsys.readouterr().out
 
 
 # upstream and masks

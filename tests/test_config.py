@@ -34,6 +34,7 @@ def test_a_whole_number_may_stand_for_a_real_one_and_one_name_for_a_list():
         ({"hidden_channels": []}, "--hidden-channels needs at least one number"),
         ({"hidden_channels": [8, 0]}, "--hidden-channels 0: must be at least 1"),
         ({"kernel_size": 4}, "--kernel-size 4: must be odd"),
+        ({"kernel_size": 9}, "--kernel-size 9: must be odd and at most 7"),
         ({"dropout": 1.0}, "--dropout 1: must be below 1"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: must be at least 0"),
         ({"target_region": [1, 2, 3]}, "expected [lat_min, lat_max, lon_min, lon_max], found [1, 2, 3]"),

@@ -150,6 +150,12 @@ def test_a_network_that_is_deaf_to_its_own_forecast_is_not_told_the_truth(train,
     assert not (train.folder / "deaf").exists()
 
 
+def test_compiling_what_training_does_not_call_is_refused(train, capsys):
+    assert train("compiled", "--compile", "--scheduled-sampling", "0.5") == 2
+    assert "--compile has no effect on training with --scheduled-sampling; drop one" in capsys.readouterr().err
+    assert not (train.folder / "compiled").exists()
+
+
 def test_validation_is_always_at_all_lead_times(train):
     rows = [
         train(name, "--num-epochs", "1", "--learning-rate", "0", *options).training["progress"]["history"][0]

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,14 +36,6 @@ def test_autocast_follows_the_policy(monkeypatch):
     for use_amp, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         with choose_device("cpu", use_amp=use_amp).autocast():
             assert conv(x).dtype is dtype
-
-
-def test_random_states_come_back():
-    policy = choose_device("cpu")
-    states = policy.random_states()
-    first = torch.rand(3)
-    policy.set_random_states(states)
-    assert torch.equal(torch.rand(3), first)
 
 
 def test_peak_memory_is_that_of_a_process_with_torch():
@@ -138,8 +131,27 @@ def test_memory_on_mps_is_capped_unless_that_is_refused(monkeypatch, cap):
     monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", raising=False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.mps, "set_per_process_memory_fraction", shares.append)
-    choose_device("mps", cap_memory=cap)
+    (told,) = choose_device("mps", cap_memory=cap).reasons[2:]
     assert shares == ([1.0] if cap else [])
+    assert told.startswith("memory capped at what Apple" if cap else "memory not capped, as asked")
+    monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "1.2")
+    assert choose_device("mps", cap_memory=cap).reasons[2].endswith("not capped")
+    assert len(shares) == cap
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "told", "otherwise"),
+    [
+        ("channels_last", True, "channels-last layout", "contiguous layout"),
+        ("pin_memory", True, "copied from pinned memory", "copied from ordinary memory"),
+        ("gathering_threads", 1, "1 thread gathers", "gathered between steps"),
+        ("fused_optimizer", True, "one fused kernel", "not fused"),
+    ],
+)
+def test_every_choice_for_training_is_told(name, chosen, told, otherwise):
+    policy = _mps_choices("none", "")
+    assert told in "; ".join(replace(policy, **{name: chosen}).training_choices())
+    assert otherwise in "; ".join(replace(policy, **{name: type(chosen)(0)}).training_choices())
 
 
 def test_the_commands_pass_on_what_is_chosen(tmp_path, monkeypatch, capsys):
@@ -177,6 +189,26 @@ def test_several_processes_on_a_mac_are_refused_with_the_reason(monkeypatch):
             choose_device(name, local_rank=0)
 
 
+def test_one_gpu_for_all_processes_is_refused():
+    with pytest.raises(
+        DeviceError, match="--device cuda:0: all processes would share one GPU; with --device cuda each"
+    ):
+        choose_device("cuda:0", local_rank=1)
+
+
+def test_each_process_works_on_a_gpu_of_its_own(monkeypatch):
+    """On a machine that PyTorch believes to have two."""
+    at_work = []
+    for name, answer in (("is_available", True), ("device_count", 2), ("is_bf16_supported", True)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "set_device", at_work.append)
+    for local_rank in (0, 1):
+        assert choose_device("cuda", local_rank=local_rank).device == torch.device("cuda", local_rank)
+    assert choose_device("cuda:1").device == torch.device("cuda", 1)
+    assert at_work == [0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("error", "is_it"),
     [
@@ -187,6 +219,8 @@ def test_several_processes_on_a_mac_are_refused_with_the_reason(monkeypatch):
         ),
         (RuntimeError("MPS backend out of memory (MPS allocated: 1.0 GB)"), True),
         (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (MemoryError(), True),
         (RuntimeError("sizes of tensors must match"), False),
     ],

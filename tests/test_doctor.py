@@ -260,7 +260,7 @@ def test_numbers_that_are_none_are_null_for_programs():
     ("name", "value", "said"),
     [
         ("PYTORCH_ENABLE_MPS_FALLBACK", "1", "PYTORCH_ENABLE_MPS_FALLBACK is set"),
-        ("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.0", "removes the limit on memory"),
+        ("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.0", "memory has no limit"),
     ],
 )
 def test_a_dangerous_environment_is_told(monkeypatch, name, value, said):

@@ -24,7 +24,9 @@ from convlstm_wx.distributed import Processes
 from convlstm_wx.errors import ConfigError
 from convlstm_wx.models.build import NETWORKS
 from convlstm_wx.training.loop import MOST_SKIPPED_IN_HALF, MOST_SKIPPED_STEPS, Run
+from convlstm_wx.training.machine import MemoryLimit, memory_limits
 from convlstm_wx.training.memory import DoesNotFitError
+from convlstm_wx.training.plan import free_bytes
 from convlstm_wx.training.probe import probe
 from tests.region_files import region, write
 
@@ -71,7 +73,7 @@ def hold_at_most(windows: int, *, error: BaseException = CUDA_SAYS, when: Callab
 def assert_same_run(a: Path, b: Path) -> None:
     """Weights, moments, moving average and losses to the last bit."""
     first, second = (load_checkpoint(path / "last.pt") for path in (a, b))
-    for name in ("weights", "averaged", "optimizer", "random"):
+    for name in ("weights", "averaged", "optimizer"):
         torch.testing.assert_close(first.training[name], second.training[name], rtol=0, atol=0)
     assert all(row["windows_per_s"] > 0 for row in first.training["progress"]["history"])
     losses = [[row["train_loss"] for row in each.training["progress"]["history"]] for each in (first, second)]
@@ -176,7 +178,28 @@ def test_memory_that_no_smaller_batch_saves_is_one_line(data, tmp_path, capsys, 
     assert "too little memory on cpu for the network and its optimiser" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["4", "auto"])
+def test_a_network_that_does_not_fit_is_one_line(data, tmp_path, capsys, monkeypatch, size):
+    monkeypatch.setattr("convlstm_wx.training.loop.build", lambda *_: (_ for _ in ()).throw(CPU_SAYS))
+    assert train(data, tmp_path / "run", "--batch-size", size) == 2
+    assert "too little memory on cpu for the network and its optimiser" in capsys.readouterr().err
+
+
 # --batch-size auto
+
+
+def test_memory_that_is_free_is_no_more_than_a_container_gives(tmp_path, monkeypatch):
+    job = tmp_path / "group/job"
+    job.mkdir(parents=True)
+    (tmp_path / "own").write_text("3:cpu:/elsewhere\n0::/group/job\n")
+    (job / "memory.max").write_text("max\n")
+    for name, text in {"max": "1000", "current": "700", "stat": "anon 500\ninactive_file 150"}.items():
+        (job.parent / f"memory.{name}").write_text(f"{text}\n")
+    limits = memory_limits(tmp_path, tmp_path / "own")
+    assert limits == [MemoryLimit(1000, 450)]
+    assert memory_limits(tmp_path / "none", tmp_path / "none/own") == []
+    monkeypatch.setattr("convlstm_wx.training.plan.memory_limits", lambda: limits)
+    assert free_bytes(choose_device("cpu"), Processes(local_size=2)) == 180  # four fifths of it, for each of two
 
 
 def test_batch_size_auto_takes_the_largest_that_fits_and_keeps_it(data, tmp_path, capsys, monkeypatch):

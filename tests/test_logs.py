@@ -74,6 +74,22 @@ def test_validation_rmse_is_what_evaluate_gives(data, trained, tmp_path):
         assert row["unit"] == {"t2m": "K", "tp": "m"}[row["variable"]]
 
 
+def test_where_the_last_input_is_missing_nothing_is_scored_as_in_evaluate(tmp_path):
+    dataset = region(days=150, step_hours=12, height=5, width=6)
+    fields = dataset["t2m"].values
+    fields[3::7, :2, :3] = np.nan  # some of the sensors, every seventh time
+    data, folder = write(dataset, tmp_path / "gaps.nc"), tmp_path / "run"
+    options = ["--data", data, "--output-dir", folder, *SMALL, *SPLIT, "--num-epochs", 1]
+    assert run("train", *options, "--target-variables", "t2m") == 0
+    scored = ["--checkpoint", folder / "last.pt", "--data", data, "--output", tmp_path / "e", "--device", "cpu"]
+    assert run("evaluate", *scored, "--months", "2001-04", "--allow-seen", "--baselines", "persistence") == 0
+    scores = xr.open_dataset(tmp_path / "e/scores.nc")["rmse"].sel(channel="t2m")
+    noted = rows(folder / "validation_rmse.csv")
+    for row, lead in zip(noted, range(2), strict=True):
+        for name, system in (("rmse", "model"), ("persistence_rmse", "persistence")):
+            assert float(row[name]) == pytest.approx(float(scores.isel(lead_time=lead).sel(system=system)), rel=1e-4)
+
+
 def test_a_constant_error_comes_back_in_the_files_units_and_missing_points_do_not_count(data):
     config = TrainConfig(data=(str(data),), input_steps=3, lead_steps=2, target_variables=("t2m",))
     inputs = prepare_training(config)

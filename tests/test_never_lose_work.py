@@ -1,5 +1,7 @@
 """Runs that are killed, folders that are shared, checkpoints that are damaged: nothing is lost."""
 
+import errno
+import io
 import os
 import random
 import shutil
@@ -7,15 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from convlstm_wx.checkpoint import load_checkpoint, newest_checkpoint
+from convlstm_wx.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from convlstm_wx.cli import main
+from convlstm_wx.data.inputs import prepare_training
+from convlstm_wx.device import choose_device
+from convlstm_wx.distributed import Processes
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import alone_in
+from convlstm_wx.training.loop import Run, _stop_requests
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +94,131 @@ def test_saves_inside_an_epoch_bound_what_a_kill_repeats(data, tmp_path, monkeyp
     assert saved == ["last.pt"] * steps + ["best.pt", "last.pt"]
 
 
+def save_often(folder: Path, monkeypatch) -> None:
+    """Every save of a run is also kept as the folder's NNNN.pt."""
+    folder.mkdir()
+
+    def save(path: Path, checkpoint: Checkpoint) -> None:
+        save_checkpoint(path, checkpoint)
+        shutil.copy(path, folder / f"{checkpoint.training['progress']['global_step']:04}.pt")
+
+    monkeypatch.setattr("convlstm_wx.training.saving.save_checkpoint", save)
+
+
+def test_a_run_goes_on_exactly_from_the_middle_of_an_epoch(data, tmp_path, monkeypatch):
+    """With nothing restored that dropout, noise and told truth are drawn from."""
+    options = ["--num-epochs", 1, "--scheduled-sampling", 0.5]
+    with monkeypatch.context() as watched:
+        save_often(tmp_path / "steps", watched)
+        assert train(data, tmp_path / "whole", *options, "--save-every-minutes", 1e-9) == 0
+    middle = tmp_path / "steps/0020.pt"
+    assert "random" not in load_checkpoint(middle).training
+    torch.manual_seed(123)
+    assert train(data, tmp_path / "resumed", *options, "--resume", middle) == 0
+    assert_same_state(tmp_path / "whole/last.pt", tmp_path / "resumed/last.pt")
+
+
+def test_a_checkpoint_with_random_states_of_an_earlier_version_is_gone_on_from(data, one_epoch, tmp_path):
+    contents = torch.load(one_epoch / "last.pt", weights_only=True)
+    contents["training"]["random"] = {"cpu": torch.get_rng_state()}
+    del contents["training"]["progress"]["windows_per_step"]
+    torch.save(contents, tmp_path / "old.pt")
+    for name, path in (("old", tmp_path / "old.pt"), ("new", one_epoch / "last.pt")):
+        assert train(data, tmp_path / name, "--num-epochs", 2, "--resume", path) == 0
+    assert_same_state(tmp_path / "old/last.pt", tmp_path / "new/last.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "is_old"),
+    [
+        ({"batch_size": 8}, 1, False),
+        ({"batch_size": 8}, 1, True),  # of an earlier version, which did not save how many there were
+        ({"batch_size": 2}, 1, False),
+        ({"batch_size": 3}, 1, False),
+        ({"gradient_accumulation_steps": 2}, 1, False),
+        ({}, 4, False),
+        ({"batch_size": 1}, 4, False),
+    ],
+)
+def test_with_another_number_of_windows_a_step_the_run_stays_where_it_is(
+    data, steps, tmp_path, changes, processes, is_old
+):
+    """In the epoch no window is left out, and the learning rate goes on from where it was."""
+    middle = load_checkpoint(steps / "0090.pt")  # of two epochs of 51 steps
+    if is_old:
+        del middle.training["progress"]["windows_per_step"]
+    inputs, policy = prepare_training(middle.config), choose_device("cpu")
+    longer = replace(middle.config, num_epochs=4)
+    now = replace(longer, **changes)
+    before, after = (
+        Run(config, inputs, policy, tmp_path, Processes(world_size=world_size), middle)
+        for config, world_size in ((longer, 1), (now, processes))
+    )
+    per_step = now.batch_size * now.gradient_accumulation_steps * processes
+    seen = before.progress.step_in_epoch * 4
+    assert seen == 39 * 4
+    assert 0 <= seen - after.progress.step_in_epoch * per_step < per_step
+    rates = [run.schedule.learning_rate(run.progress.global_step, []) for run in (before, after)]
+    assert rates[1] == pytest.approx(rates[0], abs=0.05 * now.learning_rate)
+    ends = [run.progress.global_step + run.steps_per_epoch - run.progress.step_in_epoch for run in (before, after)]
+    assert [end / run.schedule.total_steps for end, run in zip(ends, (before, after))] == [0.5, 0.5]
+    assert before.progress.global_step == 90
+
+
+def test_the_newest_checkpoint_is_not_told_by_steps_of_another_size(data, one_epoch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(one_epoch, folder)
+    shutil.copy(folder / "last.pt", folder / "epoch_0001.pt")
+    assert train(data, folder, "--resume", "auto", "--num-epochs", 2, "--batch-size", 32) == 0
+    reached = [load_checkpoint(folder / name).training["progress"] for name in ("epoch_0001.pt", "last.pt")]
+    assert [progress["global_step"] for progress in reached] == [51, 14]
+    capsys.readouterr()
+    assert train(data, folder, "--resume", "auto", "--num-epochs", 3) == 0
+    said = capsys.readouterr().out
+    assert f"resuming from {folder / 'last.pt'}" in said
+    assert ".old" not in said
+
+
+def test_who_goes_back_to_an_older_checkpoint_is_not_returned_to_the_branch_given_up(data, tmp_path, capsys):
+    options = ["--checkpoint-frequency", 1]
+    assert train(data, tmp_path, *options, "--num-epochs", 3, "--learning-rate", 1e-2) == 0
+    first = tmp_path / "epoch_0001.pt"
+    before = (tmp_path / "last.pt").read_bytes()
+    capsys.readouterr()
+    assert train(data, tmp_path, *options, "--resume", first, "--num-epochs", 2, "--learning-rate", 1e-4) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if ".old" in line)
+    assert "epoch_0002.pt epoch_0003.pt last.pt" in line
+    assert (tmp_path / "last.pt.old").read_bytes() == before
+    newest = load_checkpoint(newest_checkpoint(tmp_path))
+    assert newest.config.learning_rate == 1e-4
+    assert newest.training["progress"]["epoch"] == 3
+    assert train(data, tmp_path, *options, "--overwrite", "--num-epochs", 1) == 0
+    assert not list(tmp_path.glob("*.old"))
+
+
+@pytest.mark.parametrize(("times", "said"), [((2, 3), "--input-steps 3 there, 2 here; --lead-steps 2 there, 3 here")])
+def test_other_numbers_of_times_are_another_run(data, one_epoch, tmp_path, capsys, times, said):
+    """Even where a window is as long as before."""
+    options = ["--resume", one_epoch / "last.pt", "--num-epochs", 2]
+    changed = ["--input-steps", times[0], "--lead-steps", times[1]]
+    assert train(data, tmp_path / "run", *options, *changed) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_optimiser_keeps_its_step_count_as_it_wants_it_on_the_device_of_now(data, one_epoch, tmp_path):
+    """The fused one on its device in float32, whatever wrote it."""
+    last = load_checkpoint(one_epoch / "last.pt")
+    saved = last.training["optimizer"]
+    for group in saved["param_groups"]:
+        group["fused"] = None
+    for state in saved["state"].values():
+        state["step"] = state["step"].double()
+    config = replace(last.config, num_epochs=2)
+    run = Run(config, prepare_training(config), choose_device("cpu"), tmp_path, Processes(), last)
+    assert all(group["fused"] for group in run.learner.optimizer.param_groups)
+    assert {state["step"].dtype for state in run.learner.optimizer.state.values()} == {torch.float32}
+
+
 def test_resume_auto_starts_anew_where_there_is_nothing_and_skips_what_is_damaged(data, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(data, folder, "--num-epochs", 2, "--checkpoint-frequency", 1, "--resume", "auto") == 0
@@ -100,6 +232,94 @@ def test_resume_auto_starts_anew_where_there_is_nothing_and_skips_what_is_damage
     assert train(data, tmp_path / "whole", "--num-epochs", 3) == 0
     first, second = (load_checkpoint(path / "last.pt") for path in (folder, tmp_path / "whole"))
     assert len(first.training["progress"]["history"]) == len(second.training["progress"]["history"]) == 3
+
+
+def test_resume_auto_on_a_run_that_has_ended_says_so_and_is_no_mistake(data, one_epoch, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(one_epoch, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert train(data, folder, "--resume", "auto", "--num-epochs", 1) == 0
+    said = capsys.readouterr().out
+    assert "all 1 epochs are done already" in said
+    assert f"done: {folder}/best.pt" in said
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert train(data, folder, "--resume", "auto", "--overwrite", "--num-epochs", 1) == 2
+    assert train(data, tmp_path / "new", "--resume", "auto", "--overwrite") == 2  # before there is a run as after
+    assert "give one of the two" in capsys.readouterr().err
+
+
+def test_resuming_into_the_folder_of_another_run_is_refused(data, one_epoch, tmp_path, capsys):
+    folder = tmp_path / "other"
+    shutil.copytree(one_epoch, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert train(data, folder, "--resume", one_epoch / "last.pt", "--num-epochs", 2) == 2
+    assert f"{folder} holds a run already: go on with --resume {folder}/last.pt" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_a_kill_left_of_a_save_is_removed_and_nothing_else(data, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left = [".last.pt.77.tmp.pt", ".epoch_0003.pt.77.tmp.pt", ".history.csv.77.tmp.csv"]
+    for name in (*left, ".forecast.nc.77.tmp.nc", ".last.pt"):
+        (folder / name).write_bytes(b"half")
+    assert train(data, folder, "--num-epochs", 1) == 0
+    assert {path.name for path in folder.glob(".*")} == {".forecast.nc.77.tmp.nc", ".last.pt"}
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_closed_pipe_ends_the_log_on_the_screen_and_not_the_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert train(data, tmp_path, "--num-epochs", 1) == 0
+    assert "done: " in (tmp_path / "training.log").read_text()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of Unix")
+def test_a_terminal_that_is_closed_is_a_request_to_stop_unless_nohup_says_otherwise(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Closed())
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with _stop_requests() as requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert requested == [signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with _stop_requests() as requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert requested == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_our_own_mistakes_are_in_the_log_with_their_traceback(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("convlstm_wx.training.saving.save_checkpoint", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(data, tmp_path, "--num-epochs", 1)
+    told = (tmp_path / "training.log").read_text()
+    assert "Traceback" in told
+    assert "ZeroDivisionError: division by zero" in told
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_a_folder_of_checkpoints_of_a_newer_version_is_not_to_be_overwritten(one_epoch, tmp_path):
+    contents = torch.load(one_epoch / "last.pt", weights_only=True)
+    torch.save(contents | {"format_version": 99}, tmp_path / "last.pt")
+    (tmp_path / "best.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="update convlstm_wx"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_does_not_say_where_it_stands_is_damaged(one_epoch, tmp_path, capsys):
+    contents = torch.load(one_epoch / "last.pt", weights_only=True)
+    del contents["training"]["progress"]
+    torch.save(contents, tmp_path / "last.pt")
+    assert main(["info", str(tmp_path / "last.pt")]) == 2
+    assert "an entry is missing or malformed ('progress'); the file is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_of_damaged_checkpoints_is_told(tmp_path):
@@ -125,6 +345,23 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def one_epoch(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert train(data, folder, "--num-epochs", 1) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def steps(data, tmp_path_factory) -> Path:
+    """Every step of a run of two epochs."""
+    folder = tmp_path_factory.mktemp("steps")
+    with pytest.MonkeyPatch.context() as watched:
+        save_often(folder / "steps", watched)
+        assert train(data, folder / "run", "--num-epochs", 2, "--save-every-minutes", 1e-9) == 0
+    return folder / "steps"
+
+
 # Disks
 
 
@@ -138,13 +375,6 @@ def on_a_full_disk(limit: int, *arguments: object) -> tuple[int, list[str]]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(parts, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=env)
     return done.returncode, done.stderr.strip().splitlines()
-
-
-@pytest.fixture(scope="module")
-def one_epoch(data, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    assert train(data, folder, "--num-epochs", 1) == 0
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from convlstm_wx.checkpoint import load_checkpoint
+from convlstm_wx.distributed import joined
+from convlstm_wx.errors import ConfigError
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -80,12 +82,24 @@ def test_a_process_that_fails_ends_the_others_within_seconds(data, tmp_path, wha
     assert load_checkpoint(tmp_path / "run/last.pt").training["progress"]["global_step"] > 0
 
 
+def test_half_of_what_torchrun_sets_is_told(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with (
+        pytest.raises(ConfigError, match="WORLD_SIZE is set, but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        joined(),
+    ):
+        pass
+
+
 @pytest.mark.slow
 def test_a_mistake_that_all_processes_find_is_told_once(data, tmp_path):
-    done = run_planted("pass", data, tmp_path / "run", "--variables", "snow")
+    done = run_planted("pass", data, tmp_path / "run", "--resume", "none.pt")
     assert done.returncode != 0
     (line,) = our_lines(done.stderr)
-    assert "snow" in line
+    assert "none.pt: no such checkpoint" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -99,6 +113,32 @@ def test_memory_that_runs_out_in_one_process_halves_the_micro_batch_of_all(data,
     assert run_planted("pass", data, tmp_path / "small", *options).returncode == 0
     first, second = (load_checkpoint(tmp_path / name / "last.pt").training for name in ("halved", "small"))
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_processes_draw_noise_of_their_own_and_a_resumed_run_draws_the_same(data, tmp_path):
+    """What two processes draw in a step differs, their weights do not; a second epoch from a checkpoint is exact."""
+    what = "print('drew', torch.initial_seed(), file=open(os.environ['DREW'] + os.environ['RANK'], 'a'))"
+    what = f"({what}) if module.training else None"
+    drawn = {}
+    for name, options in (
+        ("whole", ["--num-epochs", 2, "--checkpoint-frequency", 1]),
+        ("resumed", ["--num-epochs", 2, "--resume", tmp_path / "whole/epoch_0001.pt"]),
+    ):
+        script = tmp_path / f"{name}.py"
+        planted = PLANTED.replace("calls.append(1)", f"calls.append(1); os.environ['DREW'] = '{tmp_path / name}-'")
+        script.write_text(planted.format(what=what).replace('os.environ["RANK"] == "1" and ', "", 1))
+        parts = command(script, data, tmp_path / name, *options)
+        done = subprocess.run(parts, capture_output=True, text=True, env=environment(), timeout=SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+        drawn[name] = [(tmp_path / f"{name}-{rank}").read_text().split("\n")[1:-1] for rank in (0, 1)]
+    first, second = drawn["whole"]  # the first pass of all, left out above, was the probe's
+    assert len(first) == len(second) > 20
+    assert not set(first) & set(second)
+    assert [one[len(one) // 2 :] for one in drawn["whole"]] == drawn["resumed"]
+    whole, resumed = (load_checkpoint(tmp_path / name / "last.pt") for name in drawn)
+    for name in ("weights", "averaged", "optimizer"):
+        torch.testing.assert_close(whole.training[name], resumed.training[name], rtol=0, atol=0)
 
 
 @pytest.mark.slow

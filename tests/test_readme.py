@@ -18,6 +18,8 @@ COMMANDS = (
     "forecast",
     "evaluate",
     "compare",
+    "permute-upstream",
+    "experiment upstream",
     "sample",
     "doctor",
 )
@@ -27,9 +29,10 @@ def test_every_option_of_the_readme_exists(capsys):
     offered = set()
     for command in COMMANDS:
         with pytest.raises(SystemExit):
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         offered |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
-    others = {"--nproc-per-node", "--logdir"}  # torchrun's and tensorboard's
+    torchrun = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
+    others = {*torchrun, "--logdir"}  # tensorboard's
     named = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     named |= set(re.findall(r"--[a-z][a-z-]+", (ROOT / "train_convlstm.py").read_text()))
     assert named - others <= offered

@@ -1,22 +1,29 @@
 """Figures and the page: every file is there, says what it should, and shows the typical case rather than the best."""
 
 import base64
+import io
+import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from PIL import Image
 
 from convlstm_wx.conventions import Channel
-from convlstm_wx.data.regions import Region
+from convlstm_wx.data.regions import Grid, Region
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.report import plots
-from convlstm_wx.report.maps import Look, around_zero, pretty_units
+from convlstm_wx.report import atlas, coastlines, plots, tables
+from convlstm_wx.report.card import Card, map_caption, region_map
+from convlstm_wx.report.cases import typical_case, worst_case
+from convlstm_wx.report.maps import Band, Look, around_zero, pretty_units
 from convlstm_wx.report.page import write_page
-from convlstm_wx.report.tables import digits, further
+from convlstm_wx.report.tables import digits
 from convlstm_wx.verification.evaluate import evaluate
 from convlstm_wx.verification.summary import verdicts
 
@@ -80,17 +87,17 @@ def test_without_a_history_there_is_no_loss_curve(forecast, truth, scored, tmp_p
 def test_the_case_is_the_median_one(scored):
     errors = np.tile(np.arange(100.0)[::-1], (5, 3, 6, 1))
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
-    assert plots.choose_case(known) == scored["init_time"].values[50]  # the 50th smallest of 100
+    assert typical_case(known) == scored["init_time"].values[50]  # the 50th smallest of 100
 
 
 def test_a_case_with_missing_channels_is_not_chosen(scored):
     errors = np.tile(np.arange(100.0), (5, 3, 6, 1))
     errors[0, 1, :, :90] = np.nan
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
-    assert plots.choose_case(known) >= scored["init_time"].values[90]
+    assert typical_case(known) >= scored["init_time"].values[90]
     errors[0, 1] = np.nan  # no init time has all channels: those that there are decide
     known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
-    assert plots.choose_case(known) == scored["init_time"].values[49]
+    assert typical_case(known) == scored["init_time"].values[49]
 
 
 def test_a_case_beyond_the_end_of_the_truth_is_drawn_with_what_there_is(forecast, truth, tmp_path):
@@ -159,45 +166,165 @@ def test_units_are_written_as_people_write_them(units, pretty):
 
 
 class Page(HTMLParser):
-    """Collects what a page fetches, and checks that tags are closed in order."""
+    """Collects what a page refers to, and checks that tags are closed in order."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.sources, self.open, self.text = [], [], ""
+        self.sources, self.images, self.ids, self.open, self.text, self.scripts = [], [], [], [], "", []
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
+        found = dict(attrs)
+        self.sources += [found[name] for name in ("src", "href", "xlink:href", "action") if name in found]
+        self.ids += [found["id"]] if "id" in found else []
+        if tag == "img":
+            self.images.append(found)
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        else:
+            self.text += data
 
 
 @pytest.fixture(scope="module")
-def page(scored, figures, tmp_path_factory) -> str:
+def card() -> Card:
+    target, upstream = (Grid(tuple(np.arange(30.0, 50, 2)), tuple(west + np.arange(0.0, 20, 2))) for west in (0, 330))
+    spans = {"training": [("2000-01-01", "2001-07-03")], "scored": [("2001-08-23", "2001-11-30")]}
+    facts = {"Data": "<script>alert(1)</script>.nc"}
+    return Card(facts, {"target": target, "upstream 1": upstream}, spans)
+
+
+@pytest.fixture(scope="module")
+def page(scored, forecast, truth, card, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "history.csv").write_text(HISTORY)
     path = write_page(
-        tmp_path_factory.mktemp("page") / "report.html",
+        folder / "report.html",
         title="Forecasts of A & B",
         verdicts=verdicts(scored),
         scores=scored,
-        figures=figures,
-        facts={"Data": "<script>alert(1)</script>.nc"},
+        forecast=forecast,
+        truth=truth,
+        card=card,
+        history=folder / "history.csv",
     )
     return path.read_text(encoding="utf-8")
 
 
-def test_page_is_whole_and_fetches_nothing(page, figures):
+def test_page_is_whole_and_refers_to_nothing_outside(page):
     parsed = Page(page)
-    assert len(parsed.sources) == len(figures)
-    assert all(source.startswith("data:image/png;base64,") for source in parsed.sources)
-    assert base64.b64decode(parsed.sources[0].split(",")[1]) == next(iter(figures.values())).read_bytes()
+    assert all(source.startswith(("data:", "#")) for source in parsed.sources)
     assert not re.search(r"https?://|@import|url\(", page)
+    assert len(page) < 4e6
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {source[1:] for source in parsed.sources if source.startswith("#")} <= set(parsed.ids)
+
+
+def test_every_image_of_the_page_has_a_text_or_is_decoration(page):
+    assert all("alt" in image for image in Page(page).images)
+    silent = [image for image in Page(page).images if not image["alt"]]
+    assert {image.get("class") for image in silent} <= {None, "overlay"}  # samples of lines, which stand beside words
+    assert len([image for image in Page(page).images if image.get("class") == "field"]) == 5
+
+
+def test_the_script_is_given_every_lead_time_of_both_cases(page, scored):
+    forecasts, places = (json.loads(text) for text in Page(page).scripts[:2])
+    assert [[len(row) for row in chart["frames"]] for chart in forecasts] == [[6, 6]] * 3
+    assert [[len(row) for row in chart["frames"]] for chart in places] == [[6]] * 3
+    frame = forecasts[2]["frames"][1][5]
+    assert frame["moment"].startswith("+144 h: from ")
+    assert frame["texts"][1].startswith("Map of tp, truth, +144 h after")
+    rmse = scored["mse_by_init"].sel(system="model", channel="tp", init_time=worst_case(scored, "tp"))[5] ** 0.5
+    assert frame["notes"][2] == f"RMSE {float(f'{float(rmse):.3g}'):g} mm"
+    pictures = [frame["pictures"][1] for chart in forecasts for row in chart["frames"] for frame in row]
+    assert len(set(pictures)) == len(pictures)  # of the truth: a day of its own each
+
+
+def test_without_the_script_the_first_lead_time_of_the_first_variable_is_there(page):
+    first = json.loads(Page(page).scripts[0])[0]["frames"][0][0]
+    shown = [image for image in Page(page).images if image.get("class") == "field"]
+    assert [image["src"] for image in shown[:3]] == first["pictures"]
+    assert [image["alt"] for image in shown[:3]] == first["texts"]
+    assert first["moment"] in page
+
+
+def test_the_worst_case_is_that_of_the_channel(scored):
+    errors = np.ones((5, 3, 6, 100))
+    errors[0, 1, :, 7], errors[0, 2, :, 9] = 5.0, 7.0
+    known = scored.assign(mse_by_init=scored["mse_by_init"].copy(data=errors))
+    assert worst_case(known, "t@850hPa") == scored["init_time"].values[7]
+    assert worst_case(known, "tp") == scored["init_time"].values[9]
+
+
+@pytest.mark.parametrize(
+    ("channels", "leads", "expected"),
+    [(3, 10, (3, 10)), (11, 4, (11, 4)), (1, 60, (1, 45)), (20, 40, (11, 4)), (5, 2, (5, 2))],
+)
+def test_few_enough_pictures_are_drawn_and_the_first_and_last_lead_times_always(channels, leads, expected):
+    n_channels, shown = atlas.choose(channels, leads, 8)
+    assert (n_channels, shown.size) == expected
+    assert (shown[0], shown[-1]) == (0, leads - 1)
+    assert n_channels * shown.size * 8 <= atlas.MOST_PICTURES
+
+
+def test_what_is_left_out_is_said(scored, forecast, truth):
+    shown = 2, np.array([0, 2, 5])
+    text = "Shown are 3 of 6 lead times and 2 of 3 variables, so that the page stays small; scores.nc has all."
+    for made in (atlas.places(scored, shown), atlas.forecasts(forecast, truth, scored, shown)):
+        assert made.left_out == text
+        assert [len(chart.frames[0]) for chart in made.charts] == [3, 3]
+    assert not atlas.places(scored, (3, np.arange(6))).left_out
+
+
+def test_forecast_and_truth_share_a_colour_bar_and_errors_are_told_alike_on_both_sides(scored, forecast, truth):
+    bars = atlas.forecasts(forecast, truth, scored, (1, np.array([0]))).charts[0].bars
+    assert bars[0] == bars[1]
+    assert bars[2].label == "forecast - truth (K)"
+    errors = [float(text) for _, text in bars[2].ticks]
+    assert errors == [-value for value in errors[::-1]]
+
+
+def test_a_picture_fills_its_frame_with_the_colours_of_its_values(scored):
+    grid = scored["bias_map"].isel(lat=slice(2), lon=slice(2))
+    band = Band({}, np.array([0.0, 1.0, 2.0, 3.0]), "viridis", "K", in_cells=True)
+    pixels = picture_of(atlas.Easel(grid).picture(np.array([[0.5, 1.5], [2.5, np.nan]]), band))
+    corners = [tuple(pixels[y, x]) for y, x in ((-5, 5), (-5, -5), (5, 5), (5, -5))]  # row 0 lies in the south
+    assert len(set(corners)) == 4
+    assert corners[3] == (217, 217, 217)  # missing is grey
+
+
+def picture_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+
+
+def test_the_scorecard_tells_what_is_sure_from_what_is_not(scored):
+    card = tables.scorecard(scored)
+    assert card.leads == ["+24 h", "+72 h", "+144 h"]  # of six, so that the table stays narrow
+    assert card.rivals[0] == "persistence"
+    name, cells = card.rows[0]
+    at = scored.sel(channel=name, reference="persistence").isel(lead_time=0)
+    assert cells[0].text == f"{100 * float(at['skill']):+.0f} %"
+    assert cells[0].tone == "good"
+    assert float(at["mse_difference_high"]) < 0
+    unsure = scored.assign(
+        mse_difference_low=-abs(scored["mse_difference_low"]), mse_difference_high=0 * scored["skill"] + 1
+    )
+    assert {cell.tone for _, row in tables.scorecard(unsure).rows for cell in row} == {"open"}
+
+
+def test_regions_lie_beside_each_other_however_longitudes_are_counted(card):
+    panel = region_map(card.regions).axes[0]
+    target, upstream = (line.get_xdata() for line in panel.lines)
+    assert (target.min(), upstream.min()) == (0, -30)
 
 
 def test_page_says_verdicts_scores_facts_formulas_and_counts(page, scored):
@@ -235,7 +362,8 @@ def test_an_ensemble_a_box_and_the_wind_get_their_tables_and_figures(truth, fore
         members[name].attrs = {"units": "m s-1"}
     training = truth["time"].values[:550]
     scored = evaluate(members, truth, training, baselines=["persistence"], boxes=[Region(35, 45, 0, 10)])
-    titles = {table.title: table for table in further(scored)}
+    found = (tables.ensemble(scored), tables.wind(scored), tables.boxes(scored))
+    titles = {table.title: table for some in found for table in some}
     assert "Ensemble of 3 members" in titles
     assert titles["Box 35..45N 0..10E"].rows[0][2] == digits(float(scored["rmse_by_box"][0, 0, 0, 0]))
     assert titles["Wind: RMSE of the vector"].rows[0][2] == digits(float(scored["wind_rmse"][0, 0, 0]))
@@ -243,6 +371,12 @@ def test_an_ensemble_a_box_and_the_wind_get_their_tables_and_figures(truth, fore
     np.testing.assert_allclose(scored["wind_rmse"].isel(wind=0), squares, rtol=1e-10)
     names = [path.name for path in plots.draw_all(tmp_path / "figures", members, truth, scored).values()]
     assert "ensemble.png" in names
+    path = write_page(
+        tmp_path / "x.html", title="", verdicts=[], scores=scored, forecast=members, truth=truth, card=Card({})
+    )
+    text = Page(path.read_text()).text
+    assert "Ensemble of 3 members" in text
+    assert "Wind and parts of the region" in text
 
 
 @pytest.mark.parametrize(
@@ -254,7 +388,7 @@ def test_numbers_have_three_digits(value, text):
 
 
 def test_page_escapes_what_comes_from_files(page):
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "A &amp; B" in page
     assert "<script>alert(1)</script>.nc" in Page(page).text
 
@@ -264,6 +398,47 @@ def test_page_is_for_light_and_dark_and_for_phones(page):
     assert 'name="viewport"' in page
 
 
-def test_a_page_that_cannot_be_written_is_an_error_of_the_user(scored, tmp_path):
+def test_a_page_that_cannot_be_written_is_an_error_of_the_user(scored, forecast, truth, tmp_path):
+    few = scored.isel(channel=[0])
     with pytest.raises(ConfigError, match="cannot be written"):
-        write_page(tmp_path / "absent" / "page.html", title="", verdicts=[], scores=scored, figures={}, facts={})
+        write_page(
+            tmp_path / "absent" / "page.html",
+            title="",
+            verdicts=[],
+            scores=few,
+            forecast=forecast,
+            truth=truth,
+            card=Card({}),
+        )
+
+
+def test_coastlines_are_drawn_where_cartopy_has_them_and_nothing_is_fetched(monkeypatch, tmp_path):
+    cartopy = pytest.importorskip("cartopy")
+    shapefile = pytest.importorskip("shapefile")
+    monkeypatch.setitem(cartopy.config, "data_dir", tmp_path)
+    monkeypatch.setitem(cartopy.config, "pre_existing_data_dir", tmp_path)
+    coastlines.coastlines.cache_clear()
+    assert coastlines.coastlines() == ()
+    folder = tmp_path / "shapefiles/natural_earth/physical"
+    folder.mkdir(parents=True)
+    with shapefile.Writer(str(folder / "ne_110m_coastline.shp")) as writer:
+        writer.field("name", "C")
+        writer.line([[[0, 40], [10, 50]]])
+        writer.record("a coast")
+    coastlines.coastlines.cache_clear()
+    try:
+        panel = Figure().subplots()
+        panel.set(xlim=(355, 375), ylim=(35, 55))  # longitudes of 0 to 360 and beyond
+        coastlines.draw_coastlines(panel)
+        drawn = [path.vertices.tolist() for path in panel.collections[0].get_paths()]
+        assert [[360, 40], [370, 50]] in drawn
+        assert panel.get_xlim() == (355, 375)
+    finally:
+        coastlines.coastlines.cache_clear()
+
+
+def test_without_coastlines_the_map_of_regions_says_so(card, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cartopy", None)  # as if it were not installed
+    coastlines.coastlines.cache_clear()
+    assert "No coastlines" in map_caption(card.regions)
+    coastlines.coastlines.cache_clear()

@@ -1,6 +1,8 @@
 """Loss, schedule, early stopping, averaging and one optimiser step."""
 
 import math
+import weakref
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -130,6 +132,30 @@ def test_four_micro_batches_of_two_teach_the_same_as_one_batch_of_eight():
     assert whole.learn(batches_of([8]), 1e-2)[0] == pytest.approx(parts.learn(batches_of([2, 2, 2, 2]), 1e-2)[0])
     for a, b in zip(whole.network.parameters(), parts.network.parameters()):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_a_step_holds_two_of_its_micro_batches_at_most():
+    """The one at work, and the next one as it comes."""
+    held, most = weakref.WeakSet(), []
+
+    def stream() -> Iterator[TensorBatch]:
+        for size in (2, 2, 2, 2):
+            (batch,) = batches_of([size])
+            held.add(batch.x_BTCHW)
+            most.append(len(held))
+            yield batch
+
+    a_learner().learn(stream(), 1e-2)
+    assert most == [1, 2, 2, 2]
+
+
+def test_a_step_without_one_valid_point_changes_nothing():
+    learner = a_learner()
+    before = [parameter.detach().clone() for parameter in learner.network.parameters()]
+    batches = [batch._replace(valid_BLDHW=torch.zeros_like(batch.valid_BLDHW)) for batch in batches_of([2, 2])]
+    assert learner.learn(batches, 1e-2) == (0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters()))
+    assert all(parameter.grad is None for parameter in learner.network.parameters())
 
 
 def test_a_step_with_a_non_finite_gradient_changes_nothing():

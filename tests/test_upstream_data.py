@@ -11,6 +11,7 @@ from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 from tests.region_files import region, write
+from tests.test_forecasting import interrupt_after
 
 
 def upstream_region(**changes):
@@ -125,7 +126,7 @@ def test_another_upstream_variable_is_another_run(path, tmp_path):
     assert trained.changes(now) == ["upstream inputs sst there, tas here"]
 
 
-def test_train_forecast_and_evaluate_need_no_flags_again(path, tmp_path, capsys):
+def test_train_forecast_and_evaluate_need_no_flags_again(path, tmp_path, capsys, monkeypatch):
     other = write(upstream_region(), tmp_path / "west.nc")
     run = tmp_path / "run"
     small = [
@@ -147,6 +148,14 @@ def test_train_forecast_and_evaluate_need_no_flags_again(path, tmp_path, capsys)
     given = ["--checkpoint", str(run / "best.pt"), "--data", str(path), "--device", "cpu"]
     assert main(["forecast", *given, "--output", str(tmp_path / "forecast.nc")]) == 0
     assert main(["evaluate", *given, "--output", str(tmp_path / "evaluation")]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        period = ["--start", "2001-05-01", "--end", "2001-06-20"]
+        assert main(["forecast", *given, *period, "--output", str(tmp_path / "cut.nc")]) == 130
+    write(upstream_region(), other)  # another file: its pieces must not be mixed with those of the first
+    capsys.readouterr()
+    assert main(["forecast", *given, *period, "--output", str(tmp_path / "cut.nc")]) == 2
+    assert "holds an unfinished forecast with another data" in capsys.readouterr().err
     other.rename(tmp_path / "moved.nc")
     capsys.readouterr()
     assert main(["forecast", *given, "--output", str(tmp_path / "again.nc")]) == 2

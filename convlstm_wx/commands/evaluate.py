@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_forecast
+from convlstm_wx.commands.making import open_upstream, say_forecast
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, seed, share
+from convlstm_wx.commands.unseen import add_months, check_unseen, choose_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from convlstm_wx.data.regions import Region
-    from convlstm_wx.data.splits import Split
+    from convlstm_wx.report.card import Card
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +38,7 @@ def add(subparsers: Any) -> None:
         metavar="FILE",
         help="score this forecast file instead of making forecasts; months and lead steps may be chosen",
     )
-    command.add_argument(
-        "--months", metavar="TEXT", nargs="+", help="2014-07, 07, 2014 or 2009-01:2010-12 (default: held out)"
-    )
-    command.add_argument("--allow-seen", action="store_true", help="allow months that training or validation saw")
+    add_months(command)
     scoring = command.add_argument_group("Scoring")
     scoring.add_argument(
         "--baselines",
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output)
     check_can_make(folder)
     dataset = open_dataset(options.data)
-    made, truth, training_times, facts = (_score_file if options.forecast else _score_checkpoint)(options, dataset)
+    made, truth, training_times, card = (_score_file if options.forecast else _score_checkpoint)(options, dataset)
     scores = evaluate(
         made,
         truth,
@@ -95,20 +94,20 @@ def run(options: argparse.Namespace) -> int:
     make_folder(folder)
     written = summary.write_scores(scores, folder)
     history = Path(options.checkpoint).parent / "history.csv" if options.checkpoint else None
-    figures, page = _draw(folder, made, truth, scores, facts, history)
+    figures, page = _draw(folder, made, truth, scores, card, history)
     log.info("written    %s, %d figures", ", ".join(str(path) for path in [*written, page]), len(figures))
     return DONE
 
 
 def _score_checkpoint(
     options: argparse.Namespace, dataset: "xr.Dataset"
-) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", dict[str, str]]:
-    """Forecasts of the chosen months, the truth, the training times, and facts for the page."""
+) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
+    """Forecasts of the chosen months, the truth, the training times, and what the page tells of the model."""
     from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.commands.card import card_of
     from convlstm_wx.data.regions import select_region
     from convlstm_wx.data.splits import TRAIN
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.choosing import possible_init_times
     from convlstm_wx.forecast.rollout import make_forecast
     from convlstm_wx.verification import events
     from convlstm_wx.verification.breakdowns import places_in
@@ -127,14 +126,7 @@ def _score_checkpoint(
             f"{dataset.attrs['source']}: holds none of the training times, which the climatology is made of; "
             f"give that file too: --data TRAINING_FILE NEW_FILE"
         )
-    allowed, months = _months_to_score(options, spec.split, times)
-    lead_steps = choose_lead_steps(options.lead_steps, spec.lead_steps)
-    init_times = possible_init_times(spec, times, allowed, lead_steps=lead_steps)
-    if not init_times.size:
-        raise ConfigError(
-            f"{months}: no {spec.input_steps + lead_steps} consecutive times of them in {dataset.attrs['source']}, "
-            f"which covers {str(times[0])[:16]} to {str(times[-1])[:16]}; choose other --months or fewer --lead-steps"
-        )
+    init_times, lead_steps, months = choose_unseen(options, spec, dataset)
     truth = select_region(dataset, spec.target.box)
     events.parse(options.thresholds, spec.targets)  # before forecasts are made that may take long
     for box in _boxes(options):
@@ -152,13 +144,8 @@ def _score_checkpoint(
         skip_incomplete=True,
     )
     say_forecast(made)
-    facts = {
-        "Checkpoint": str(options.checkpoint),
-        "Trained on": f"{spec.source}, {spec.target.statistics.period[0]} to {spec.target.statistics.period[1]}",
-        "Scored months": months,
-        "Split": spec.split.method,
-    }
-    return made, truth, times[roles == TRAIN], facts
+    card = card_of(checkpoint, Path(options.checkpoint), months, made["init_time"].values)
+    return made, truth, times[roles == TRAIN], card
 
 
 def _boxes(options: argparse.Namespace) -> list["Region"]:
@@ -167,64 +154,41 @@ def _boxes(options: argparse.Namespace) -> list["Region"]:
     return [Region(*box) for box in options.box]
 
 
-def _months_to_score(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> tuple["np.ndarray", str]:
-    """Which times may be forecast from and verified with, and what to call them."""
-    from convlstm_wx.data.splits import HELD_OUT, parse_periods
-
-    if not options.months:
-        return split.roles(times) == HELD_OUT, "held out in training"
-    periods = parse_periods(options.months)
-    allowed = periods.contains(times)
-    seen = _check_unseen(options, split, times[allowed])
-    return allowed, periods.describe() + seen
-
-
-def _check_unseen(options: argparse.Namespace, split: "Split", times: "np.ndarray") -> str:
-    """Refuse times that training or validation saw; with --allow-seen a remark to put beside the scores."""
-    from convlstm_wx.data.splits import TRAIN, VALIDATION
-
-    roles = split.roles(times)
-    seen = (roles == TRAIN) | (roles == VALIDATION)
-    if seen.any() and not options.allow_seen:
-        raise ConfigError(
-            f"{int(seen.sum())} of {len(times)} times to score were seen in training or validation, the first "
-            f"{str(times[seen].min())[:16]}; scores would flatter. Choose other months, or add --allow-seen."
-        )
-    return " (seen in training: scores flatter)" if seen.any() else ""
-
-
 def _score_file(
     options: argparse.Namespace, dataset: "xr.Dataset"
-) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", dict[str, str]]:
+) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
     """An existing forecast file; the climatology comes from the times outside of what it covers."""
     import numpy as np
 
     from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.commands.card import card_of
     from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.data.regions import Grid, select_region
     from convlstm_wx.data.splits import TRAIN
+    from convlstm_wx.report.card import Card
 
     made = _chosen_part(options, open_forecast(options.forecast))
     times = dataset["time"].values
     scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))
-    remark = ""
+    grid = Grid.from_dataset(made)
     if options.checkpoint:
-        split = load_checkpoint(options.checkpoint).spec.split
-        remark = _check_unseen(options, split, scored)
-        training, origin = times[split.roles(times) == TRAIN], "the checkpoint's training times"
+        checkpoint = load_checkpoint(options.checkpoint)
+        remark = check_unseen(options, checkpoint.spec.split, scored)
+        training, origin = times[checkpoint.spec.split.roles(times) == TRAIN], "the checkpoint's training times"
+        card = card_of(checkpoint, Path(options.checkpoint), f"of the forecast file{remark}", made["init_time"].values)
     else:
         covered = (times >= scored.min()) & (times <= scored.max())
         training, origin = times[~covered], "the times that the forecasts do not cover"
+        card = Card({}, {"target": grid})
     if not training.size:
         raise ConfigError(
             f"--forecast {options.forecast}: it covers all times of {dataset.attrs['source']}, so none is left for the "
             f"climatology; give a longer --data record, or the --checkpoint whose training times to use"
         )
-    grid = Grid.from_dataset(made)
     say_forecast(made)
     log.info("climatology from %s", origin)
-    facts = {"Forecast": str(options.forecast) + remark, "Climatology": origin}
-    return made, select_region(dataset, grid.box()), training, facts
+    facts = {"Forecast": str(options.forecast), "Climatology": origin, **card.facts}
+    return made, select_region(dataset, grid.box()), training, replace(card, facts=facts)
 
 
 def _chosen_part(options: argparse.Namespace, made: "xr.Dataset") -> "xr.Dataset":
@@ -250,7 +214,7 @@ def _draw(
     made: "xr.Dataset",
     truth: "xr.Dataset",
     scores: "xr.Dataset",
-    facts: dict[str, str],
+    card: "Card",
     history: Path | None,
 ) -> tuple[list[Path], Path]:
     """The figures and the page."""
@@ -260,7 +224,14 @@ def _draw(
 
     shown = in_shown_units(scores)
     figures = plots.draw_all(folder / "figures", made, truth, shown, history)
-    path = folder / "report.html"
-    said = verdicts(scores)
-    page.write_page(path, title="Forecast evaluation", verdicts=said, scores=shown, figures=figures, facts=facts)
+    path = page.write_page(
+        folder / "report.html",
+        title="Forecast evaluation",
+        verdicts=verdicts(scores),
+        scores=shown,
+        forecast=made,
+        truth=truth,
+        card=card,
+        history=history,
+    )
     return list(figures.values()), path

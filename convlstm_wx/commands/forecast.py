@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from convlstm_wx.commands.fetch import step_hours
-from convlstm_wx.commands.making import choose_lead_steps, open_upstream, say_times
+from convlstm_wx.commands.making import choose_lead_steps, data_files, open_upstream, say_times
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, positive, refuse_input, seed
+from convlstm_wx.config import PERTURBATION
 from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-PERTURBATION = 0.2
 
 
 def add(subparsers: Any) -> None:
@@ -103,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         kept = forecast_to_file(
             forecast,
             output,
-            data_files=fingerprint([*options.data, *(options.upstream_data or ())]),
+            data_files=fingerprint(data_files(options, [each.spec for each in checkpoints])),
             layout=options.layout,
             statistics=statistics,
             restart=options.restart,

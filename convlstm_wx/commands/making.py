@@ -1,5 +1,6 @@
 """What forecast and evaluate have in common: what they open, and how they tell of the forecasts that they make."""
 
+import argparse
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -34,6 +35,12 @@ def open_upstream(spec: "DataSpec", given: Sequence[str] | None) -> list["xr.Dat
         return [open_dataset(files) for files in wanted]
     except DataError as error:
         raise DataError(f"upstream data of training: {error}. Say with --upstream-data where they are.") from error
+
+
+def data_files(options: argparse.Namespace, specs: Sequence["DataSpec"]) -> list[str]:
+    """All files that forecasts are made from: the data, and what :func:`open_upstream` opens."""
+    trained = [path for spec in specs for files in spec.upstream_files for path in files]
+    return [*options.data, *(options.upstream_data or dict.fromkeys(trained))]
 
 
 def choose_lead_steps(asked: int | None, trained: int) -> int:

@@ -119,11 +119,11 @@ def training_config(options: argparse.Namespace, resumed: Mapping[str, Any] | No
     if resume and "output_dir" not in given:
         entries["output_dir"] = str(Path(resume).parent)
     if not entries.get("output_dir"):
-        entries["output_dir"] = str(Path("checkpoints") / _run_name(entries["data"]))
+        entries["output_dir"] = str(Path("checkpoints") / run_name(entries["data"]))
     return TrainConfig.from_dict(entries, source="command line")
 
 
-def _run_name(data: str | Sequence[str]) -> str:
+def run_name(data: str | Sequence[str]) -> str:
     """The name of the (first) data file, without the signs of a glob."""
     first = data if isinstance(data, str) else data[0]
     return Path(first).stem.translate(str.maketrans("", "", "*?[]")).strip("_-. ") or "run"
@@ -164,14 +164,19 @@ def add_data_and_device(
     command.add_argument(
         "--data", metavar="PATH", type=nonempty, nargs="+", required=True, help="NetCDF files, a glob, or a Zarr store"
     )
-    command.add_argument(
+    add_making(command)
+
+
+def add_making(command: argparse.ArgumentParser) -> None:
+    """How forecasts are made."""
+    making = command.add_argument_group("Making forecasts")
+    making.add_argument(
         "--upstream-data",
         metavar="PATH",
         type=nonempty,
         nargs="+",
         help="other files for the upstream regions that training read from files (default: those of training)",
     )
-    making = command.add_argument_group("Making forecasts")
     making.add_argument("--lead-steps", metavar="N", type=positive, help="lead times, in steps (default: as trained)")
     making.add_argument("--batch-size", metavar="N", type=positive, default=16, help="init times at once (default: 16)")
     making.add_argument(

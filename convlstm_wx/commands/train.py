@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -15,10 +16,13 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.errors import ConfigError, ConvlstmWxError
 
 if TYPE_CHECKING:
+    from convlstm_wx.checkpoint import Checkpoint
     from convlstm_wx.training.logbook import Board
     from convlstm_wx.training.loop import Run
 
 log = logging.getLogger(__name__)
+
+LOGS = ("history.csv", "validation_rmse.csv")
 
 
 def add(subparsers: Any) -> None:
@@ -36,7 +40,7 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, from the start or from a checkpoint."""
-    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.checkpoint import best_of, load_checkpoint
     from convlstm_wx.data.inputs import prepare_training
     from convlstm_wx.device import choose_device
     from convlstm_wx.distributed import joined
@@ -46,18 +50,21 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.training.summary import summary
 
     said = _remember_what_is_said()
-    if options.resume == "auto":
-        options.resume = _newest(options)
-    resume = load_checkpoint(options.resume) if options.resume else None
-    config = training_config(options, resume.config.to_dict() if resume else {})
-    folder = Path(config.output_dir or "")
-    _refuse_to_replace(folder, options)
-    check_can_make(folder)
-    if config.tensorboard:
-        check_tensorboard()
     with joined() as processes:
         if not processes.is_main:
             logging.getLogger("convlstm_wx").setLevel("ERROR")
+        is_auto = options.resume == "auto"
+        if is_auto:
+            options.resume = _newest(options)
+        resume = load_checkpoint(options.resume) if options.resume else None
+        config = training_config(options, resume.config.to_dict() if resume else {})
+        folder = Path(config.output_dir or "")
+        if is_auto and resume and _has_ended(resume, config):
+            return _say_what_next(best_of(folder), config)
+        _refuse_to_replace(folder, options)
+        check_can_make(folder)
+        if config.tensorboard:
+            check_tensorboard()
         policy = choose_device(
             config.device,
             use_amp=config.use_amp,
@@ -86,6 +93,7 @@ def _newest(options: argparse.Namespace) -> str | None:
     """What --resume auto goes on from."""
     from convlstm_wx.checkpoint import newest_checkpoint
 
+    _refuse_both(options)
     options.resume = None
     folder = Path(training_config(options).output_dir or "")
     found = newest_checkpoint(folder)
@@ -93,22 +101,39 @@ def _newest(options: argparse.Namespace) -> str | None:
     return str(found) if found else None
 
 
-def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:
+def _has_ended(resume: "Checkpoint", config: TrainConfig) -> bool:
+    """Whether nothing is left to train, which is told; for a job that a queue starts again that is no mistake."""
+    from convlstm_wx.training.saving import Progress, check_something_left
+
+    try:
+        check_something_left(config, Progress(**resume.training["progress"]))
+    except ConfigError as ended:
+        log.info("%s", ended)
+        return True
+    return False
+
+
+def _refuse_both(options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise ConfigError("--overwrite would delete what --resume goes on from; give one of the two")
+
+
+def _refuse_to_replace(folder: Path, options: argparse.Namespace) -> None:
+    _refuse_both(options)
     there = next((folder / name for name in ("last.pt", "interrupted.pt") if (folder / name).exists()), None)
-    if there and not (options.resume or options.overwrite):
+    is_its_own = bool(options.resume) and Path(options.resume).resolve().parent == folder.resolve()
+    if there and not (is_its_own or options.overwrite):
+        remedy = "" if options.resume else ", or replace it with --overwrite"
         raise ConfigError(
-            f"{folder} holds a run already: go on with --resume {there}, choose another --output-dir, "
-            f"or replace it with --overwrite"
+            f"{folder} holds a run already: go on with --resume {there}, choose another --output-dir{remedy}"
         )
 
 
 def _remove_run(folder: Path) -> None:
     """Delete what an earlier run left, and nothing else."""
-    checkpoints = ("best.pt", "last.pt", "interrupted.pt", "epoch_[0-9]*.pt")
-    logs = ("history.csv", "validation_rmse.csv", "training.log", "tensorboard/events.out.tfevents.*")
-    for pattern in (*checkpoints, *logs):
+    from convlstm_wx.checkpoint import RESUMABLE
+
+    for pattern in (*RESUMABLE, "*.pt.old", *LOGS, "training.log", "tensorboard/events.out.tfevents.*"):
         for file in folder.glob(pattern):
             file.unlink()
 
@@ -148,10 +173,12 @@ def _log_to_file(path: Path, said: MemoryHandler) -> logging.Handler:
 @contextmanager
 def _alone(run: "Run", said: MemoryHandler, *, overwrite: bool) -> Iterator[None]:
     """The folder for this run alone, with its settings and a log that ends with the error, if there is one."""
-    from convlstm_wx.files import alone_in
+    from convlstm_wx.checkpoint import RESUMABLE
+    from convlstm_wx.files import alone_in, remove_unfinished
     from convlstm_wx.training.saving import write_config
 
     with alone_in(run.folder):
+        remove_unfinished(run.folder, (*RESUMABLE, *LOGS, "config.json"))
         if overwrite:
             _remove_run(run.folder)
         file = _log_to_file(run.folder / "training.log", said)
@@ -160,6 +187,9 @@ def _alone(run: "Run", said: MemoryHandler, *, overwrite: bool) -> Iterator[None
             yield
         except ConvlstmWxError as error:
             file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, one_line(str(error)), (), None))
+            raise
+        except Exception:
+            file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "unexpected", (), sys.exc_info()))
             raise
 
 

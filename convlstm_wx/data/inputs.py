@@ -45,8 +45,16 @@ class Sources:
         at = init_indices(self.times, spec.step, allowed, input_steps=spec.input_steps, lead_steps=leads)
         return self.windows_at(spec, at, lead_steps=leads, with_targets=True)
 
-    def windows_at(self, spec: DataSpec, at: np.ndarray, *, lead_steps: int, with_targets: bool) -> Windows:
-        """The windows with the given indices of their last input time."""
+    def windows_at(
+        self,
+        spec: DataSpec,
+        at: np.ndarray,
+        *,
+        lead_steps: int,
+        with_targets: bool,
+        upstream_at: np.ndarray | None = None,
+    ) -> Windows:
+        """The windows with the given indices of their last input time; upstream those of other windows, if given."""
         return Windows(
             target=self.target,
             upstream=self.upstream,
@@ -58,6 +66,7 @@ class Sources:
             target_indices=spec.target_indices,
             target_mask_indices=spec.target_mask_indices,
             with_targets=with_targets,
+            upstream_indices=upstream_at,
         )
 
 

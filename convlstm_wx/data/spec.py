@@ -205,6 +205,8 @@ class DataSpec:
                 ("static fields", self.target.static_names, now.target.static_names),
                 ("upstream regions", _boxes(self.upstream), _boxes(now.upstream)),
                 ("time step", [describe_step(self.step)], [describe_step(now.step)]),
+                ("--input-steps", [str(self.input_steps)], [str(now.input_steps)]),
+                ("--lead-steps", [str(self.lead_steps)], [str(now.lead_steps)]),
             )
             if list(a) != list(b)
         ]

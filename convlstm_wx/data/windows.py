@@ -87,6 +87,7 @@ class Windows:
         target_mask_indices: for each target its mask among the M, -1 without gaps.
         with_targets: whether y and valid are gathered.
         emphasis: from y_BLDHW and its valid times [B, L] to the emphasis of each point; None counts all alike.
+        upstream_indices: like init_indices, where the upstream fields come from; None: from the window itself.
     """
 
     target: Source
@@ -100,6 +101,7 @@ class Windows:
     target_mask_indices: Sequence[int]
     with_targets: bool = True
     emphasis: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    upstream_indices: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.init_indices)
@@ -107,14 +109,16 @@ class Windows:
     def gather(self, windows: Sequence[int] | np.ndarray) -> Batch:
         """The batch of the given window numbers."""
         init_B = self.init_indices[np.asarray(windows)]
-        past_BT = init_B[:, None] + np.arange(1 - self.input_steps, 1)
+        past_T = np.arange(1 - self.input_steps, 1)
+        past_BT = init_B[:, None] + past_T
+        from_B = init_B if self.upstream_indices is None else self.upstream_indices[np.asarray(windows)]
         offsets_S = np.arange(1 - self.input_steps, self.lead_steps + 1)
         times_BS = self.times[init_B][:, None] + offsets_S * self.step
         y, valid = self._targets(init_B)
         return Batch(
             x_BTCHW=_fields(self.target, past_BT),
             clock_BSG=clock(times_BS),
-            upstream=tuple(_fields(source, past_BT) for source in self.upstream),
+            upstream=tuple(_fields(source, from_B[:, None] + past_T) for source in self.upstream),
             y_BLDHW=y,
             valid_BLDHW=valid,
             emphasis_BLDHW=self.emphasis and self.emphasis(y, times_BS[:, self.input_steps :]),

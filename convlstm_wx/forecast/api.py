@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.checkpoint import Checkpoint, load_checkpoint
+from convlstm_wx.config import PERTURBATION
 from convlstm_wx.data.reading import adopt_dataset, open_dataset
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy, choose_device
@@ -80,7 +81,7 @@ class Forecaster:
         init_time: Time | Sequence[Time] = LATEST,
         lead_steps: int | None = None,
         members: int | None = None,
-        perturbation: float = 0.2,
+        perturbation: float = PERTURBATION,
         seed: int = 0,
         upstream: Sequence[Data] | None = None,
         batch_size: int = 16,
@@ -106,8 +107,8 @@ class Forecaster:
             DataError: for an init time whose inputs are not all there, naming what is missing.
             ConfigError: for arguments that cannot be.
         """
-        if lead_steps is not None and lead_steps < 1:
-            raise ConfigError(f"lead_steps={lead_steps}: must be at least 1")
+        _check_at_least(1, lead_steps=lead_steps, members=members, batch_size=batch_size)
+        _check_at_least(0, seed=seed, perturbation=perturbation)
         dataset = _open(data)
         trained = [Trained(each, _open_upstream(each.spec, upstream)) for each in self.checkpoints]
         for each in trained:
@@ -126,6 +127,12 @@ class Forecaster:
         return made.assign_attrs(data_texts(dataset))
 
 
+def _check_at_least(lowest: int, **arguments: float | None) -> None:
+    for name, value in arguments.items():
+        if value is not None and not lowest <= value < float("inf"):
+            raise ConfigError(f"{name}={value}: must be at least {lowest}")
+
+
 def _open(data: Data) -> xr.Dataset:
     return adopt_dataset(data) if isinstance(data, xr.Dataset) else open_dataset(data)  # type: ignore[arg-type]
 
@@ -139,7 +146,10 @@ def _open_upstream(spec: DataSpec, given: Sequence[Data] | None) -> list[xr.Data
 
 def _texts(init_time: Time | Sequence[Time]) -> list[str]:
     """As the command line has them."""
-    return [_text(time) for time in np.atleast_1d(np.asarray(init_time)).ravel()]
+    times = np.atleast_1d(np.asarray(init_time)).ravel()
+    if not times.size:
+        raise ConfigError("init_time=[]: no time given; leave it out for the newest possible")
+    return [_text(time) for time in times]
 
 
 def _text(time: Time) -> str:
@@ -147,4 +157,6 @@ def _text(time: Time) -> str:
         return time
     if isinstance(time, datetime):  # pandas' too
         return (time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time).isoformat()
-    return str(time.astype("datetime64[s]"))
+    if isinstance(time, np.datetime64) and not np.isnat(time):
+        return str(time.astype("datetime64[s]"))
+    raise ConfigError(f"init_time={time}: not a time; give a text such as '2008-07-01T12', a datetime or a datetime64")

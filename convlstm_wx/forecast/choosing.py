@@ -73,13 +73,13 @@ def check_init_times(spec: DataSpec, dataset: xr.Dataset, init_times: np.ndarray
     possible = possible_init_times(spec, dataset["time"].values)
     wrong = init_times[~np.isin(init_times, possible)]
     if wrong.size:
-        ends = f"; possible are {_text(possible[0])} to {_text(possible[-1])}" if possible.size else ""
+        ends = f"; possible are {iso(possible[0])} to {iso(possible[-1])}" if possible.size else ""
         reason = _why_impossible(spec, dataset["time"].values, wrong[0])
-        raise DataError(f"{source_of(dataset)}: init time {_text(wrong[0])}: {reason}{ends}")
+        raise DataError(f"{source_of(dataset)}: init time {iso(wrong[0])}: {reason}{ends}")
 
 
 def _why_impossible(spec: DataSpec, times: np.ndarray, init_time: np.datetime64) -> str:
-    covers = f"which covers {_text(times[0])} to {_text(times[-1])}"
+    covers = f"which covers {iso(times[0])} to {iso(times[-1])}"
     if init_time not in times:
         near = "" if not times[0] < init_time < times[-1] else f"; its times {_around(times, init_time)}"
         return f"it is not a time of the file, {covers}{near}"
@@ -90,13 +90,13 @@ def _why_impossible(spec: DataSpec, times: np.ndarray, init_time: np.datetime64)
         return f"{what} without others between"
     if needed[0] < times[0]:
         return f"{what}, {covers}"
-    listed = ", ".join(map(_text, missing[:_GAPS_TOLD])) + (" ..." if missing.size > _GAPS_TOLD else "")
+    listed = ", ".join(map(iso, missing[:_GAPS_TOLD])) + (" ..." if missing.size > _GAPS_TOLD else "")
     return f"{what}: missing {'are' if missing.size > 1 else 'is'} {listed}"
 
 
 def _around(times: np.ndarray, time: np.datetime64) -> str:
     after = int(np.searchsorted(times, time))
-    return f"go from {_text(times[after - 1])} on to {_text(times[after])}"
+    return f"go from {iso(times[after - 1])} on to {iso(times[after])}"
 
 
 def parse_time(option: str, text: str) -> np.datetime64:
@@ -151,7 +151,7 @@ def _of_period(
     asked = asked[asked >= possible[0]] if possible.size else asked[:0]
     there = np.isin(asked, possible)
     if not there.any():
-        ends = f"it has some from {_text(possible[0])} to {_text(possible[-1])}" if possible.size else "it has none"
+        ends = f"it has some from {iso(possible[0])} to {iso(possible[-1])}" if possible.size else "it has none"
         raise DataError(
             f"{source_of(dataset)}: no init time between {start or 'its start'} and {end or 'its end'}"
             f"{'' if every is None else f', every {describe_step(every)}'}; {ends}"
@@ -172,10 +172,11 @@ def _gaps(spec: DataSpec, times: np.ndarray, first: np.datetime64, last: np.date
     inside = times[(times >= first - spec.input_steps * spec.step) & (times <= last + spec.step)]
     at = np.flatnonzero(np.diff(inside) != spec.step)
     for index in at[:_GAPS_TOLD]:
-        yield f"nothing between {_text(inside[index])} and {_text(inside[index + 1])}"
+        yield f"nothing between {iso(inside[index])} and {iso(inside[index + 1])}"
     if at.size > _GAPS_TOLD:
         yield f"and {at.size - _GAPS_TOLD} more gaps"
 
 
-def _text(time: np.datetime64) -> str:
+def iso(time: np.datetime64) -> str:
+    """ISO, to the minute."""
     return str(time.astype("datetime64[m]"))

@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convlstm_wx.checkpoint import Checkpoint
+from convlstm_wx.config import PERTURBATION
 from convlstm_wx.data.inputs import Sources, open_sources
 from convlstm_wx.data.loaders import TensorBatch, in_batches, load_batches
 from convlstm_wx.data.reading import source_of
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
-from convlstm_wx.forecast.choosing import check_init_times
+from convlstm_wx.forecast.choosing import check_init_times, iso
 from convlstm_wx.forecast.labelling import to_dataset, to_physical
 from convlstm_wx.forecast.perturbing import perturbation
 from convlstm_wx.models.network import Network
@@ -47,7 +48,7 @@ class Ensemble:
     """
 
     members: int
-    perturbation: float = 0.2
+    perturbation: float = PERTURBATION
     seed: int = 0
 
 
@@ -72,6 +73,8 @@ class Forecast:
         ensemble: None for one forecast of the one network.
         batch_size: forecasts at once.
         skip_incomplete: leave out init times whose inputs have missing values, instead of refusing.
+        upstream_from: for each init time another one, whose upstream inputs are read in place of its own; None: its
+            own. This is how the worth of upstream regions is tested.
 
     Raises:
         ConfigError: for members that would all be the same.
@@ -87,6 +90,7 @@ class Forecast:
     ensemble: Ensemble | None = None
     batch_size: int = 16
     skip_incomplete: bool = False
+    upstream_from: np.ndarray | None = None
     pieces: list[np.ndarray] = field(init=False)
     """Numbers of the init times of each piece."""
 
@@ -94,6 +98,7 @@ class Forecast:
         check_members([each.checkpoint for each in self.trained], self.ensemble)
         for each in self.trained:
             check_init_times(each.checkpoint.spec, self.dataset, self.init_times)
+            check_init_times(each.checkpoint.spec, self.dataset, self._upstream_of(self.init_times))
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         one = 4 * members * self.lead_steps * len(self.spec.targets) * len(grid.lat) * len(grid.lon)
         size = max(1, min(self.batch_size, PIECE_BYTES // one))
@@ -164,8 +169,15 @@ class Forecast:
 
     def _needed(self, numbers: np.ndarray, input_steps: int) -> np.ndarray:
         """Where in the data's times the windows of some init times lie, increasing."""
-        at = np.searchsorted(self.dataset["time"].values, self.init_times[numbers])
+        starts = self.init_times[numbers]
+        at = np.searchsorted(self.dataset["time"].values, np.union1d(starts, self._upstream_of(starts)))
         return np.unique(at[:, None] + np.arange(1 - input_steps, 1))
+
+    def _upstream_of(self, init_times: np.ndarray) -> np.ndarray:
+        """The init times whose upstream inputs these read."""
+        if self.upstream_from is None:
+            return init_times
+        return self.upstream_from[np.searchsorted(self.init_times, init_times)]
 
     def _stretches(self, done: Collection[int]) -> list[list[int]]:
         """The pieces still to be made, in groups whose inputs are read at once."""
@@ -207,8 +219,9 @@ class Forecast:
         missing = np.zeros((len(init_times), longest), bool)
         for each, source in zip(self.trained, sources):
             steps = each.checkpoint.spec.input_steps
-            past = np.searchsorted(source.times, init_times)[:, None] + np.arange(1 - steps, 1)
-            missing[:, longest - steps :] |= ~source.complete_N[past]
+            for starts in (init_times, self._upstream_of(init_times)):
+                past = np.searchsorted(source.times, starts)[:, None] + np.arange(1 - steps, 1)
+                missing[:, longest - steps :] |= ~source.complete_N[past]
         return missing
 
     def _complete(self, sources: Sequence[Sources], init_times: np.ndarray) -> np.ndarray:
@@ -221,9 +234,9 @@ class Forecast:
         if not wrong.size:
             return
         steps_back = missing.shape[1] - 1 - np.flatnonzero(missing[wrong[0]])
-        times = [_text(init_times[wrong[0]] - steps * self.spec.step) for steps in steps_back]
+        times = [iso(init_times[wrong[0]] - steps * self.spec.step) for steps in steps_back]
         raise DataError(
-            f"{source_of(self.dataset)}: inputs of init time {_text(init_times[wrong[0]])} have missing values that "
+            f"{source_of(self.dataset)}: inputs of init time {iso(init_times[wrong[0]])} have missing values that "
             f"training had not, at {', '.join(times)}; choose another --init-time"
         )
 
@@ -245,7 +258,8 @@ class Forecast:
 
     def _batch(self, spec: DataSpec, sources: Sources, init_times: np.ndarray) -> TensorBatch:
         at = np.searchsorted(sources.times, init_times)
-        windows = sources.windows_at(spec, at, lead_steps=self.lead_steps, with_targets=False)
+        upstream_at = np.searchsorted(sources.times, self._upstream_of(init_times))
+        windows = sources.windows_at(spec, at, lead_steps=self.lead_steps, with_targets=False, upstream_at=upstream_at)
         return next(load_batches(windows, [np.arange(len(at))], self.policy.device))
 
     @torch.inference_mode()
@@ -306,7 +320,7 @@ def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) 
     if ensemble and members > len(checkpoints) and not ensemble.perturbation > 0:
         raise ConfigError(
             f"--members {members} of {len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''} without "
-            f"perturbation are the same forecast several times; give a --perturbation above 0, such as 0.2"
+            f"perturbation are the same forecast several times; give a --perturbation above 0, such as {PERTURBATION:g}"
         )
     first = checkpoints[0].spec
     for other in (checkpoint.spec for checkpoint in checkpoints[1:]):
@@ -346,6 +360,7 @@ def make_forecast(
     upstream: Sequence[xr.Dataset] = (),
     batch_size: int = 16,
     skip_incomplete: bool = False,
+    upstream_from: np.ndarray | None = None,
 ) -> xr.Dataset:
     """The forecasts of one network in memory; arguments and errors of :class:`Forecast`.
 
@@ -360,8 +375,5 @@ def make_forecast(
         policy,
         batch_size=batch_size,
         skip_incomplete=skip_incomplete,
+        upstream_from=upstream_from,
     ).collect()
-
-
-def _text(time: np.datetime64) -> str:
-    return str(time.astype("datetime64[m]"))

@@ -12,7 +12,10 @@ from convlstm_wx.models.network import Network
 log = logging.getLogger(__name__)
 
 
-def compile_forward(network: Network, mode: str) -> None:
+SIZES_OF_BATCH = 8  # of whole and last micro-batches, in training and validation, after memory ran out or not
+
+
+def compile_forward(network: Network, mode: str, *, lead_counts: int = 1) -> None:
     """Compile `forward` in place, at its first call; parameters and their names stay as they are.
 
     The layers take their plain path, which is what a compiler can read. Where compiling fails, as on a machine without
@@ -22,7 +25,12 @@ def compile_forward(network: Network, mode: str) -> None:
     Args:
         network: on its device already.
         mode: of torch.compile.
+        lead_counts: how many numbers of lead times it is to forecast.
     """
+    # Beyond its limits PyTorch stops compiling; the names are those of 2.6, which later versions know too.
+    limits, graphs = torch._dynamo.config, SIZES_OF_BATCH * lead_counts
+    limits.cache_size_limit = max(limits.cache_size_limit, graphs)
+    limits.accumulated_cache_size_limit = max(limits.accumulated_cache_size_limit, graphs)
     network.forward = _Compiled(network.forward, mode)  # type: ignore[method-assign, assignment]
 
 
@@ -38,7 +46,7 @@ class _Compiled:
         try:
             return self.now(*arguments)
         except TorchDynamoException as error:
-            reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+            reason = "; ".join(filter(None, str(error).splitlines()[:2])) or type(error).__name__
             log.warning("--compile: %s; going on without", reason)
             self.now = self.plain
             return self.plain(*arguments)

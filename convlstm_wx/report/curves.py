@@ -32,7 +32,7 @@ RUN_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#000000", "marker": "X"},
 )
 LOSS_LINES: dict[str, Any] = {"validation_loss": "-", "train_loss": "--", "persistence_loss": ":"}
-GREY = "#555555"
+GREY = "#7f7f7f"
 MOST_VARIABLES = 6  # on one picture
 MOST_MARKED = 30  # epochs; the lines of longer runs have no markers
 

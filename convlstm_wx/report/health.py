@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from convlstm_wx.files import describe_bytes, write_text
+from convlstm_wx.report.embedding import render
 
 COMPARED = ("outputs", "gradients", "weights")
 
@@ -20,11 +19,8 @@ def write_health_page(path: Path, found: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: if the page cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("convlstm_wx.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     rows = [_row(outcome) for outcome in found["outcomes"]]
-    write_text(path, environment.get_template("health.html").render(found=found, rows=rows))
+    write_text(path, render("health.html", found=found, rows=rows))
     return path
 
 

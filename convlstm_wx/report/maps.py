@@ -93,8 +93,7 @@ def draw_maps(title: str, bands: Sequence[Band], column_titles: Sequence[str], g
     """Bands of maps, a column per lead time; `grid` tells where the points are, on a projected grid too."""
     lat, lon = (grid[name].values for name in (("latitude", "longitude") if is_projected(grid) else ("lat", "lon")))
     n_rows, n_columns = sum(len(band.rows) for band in bands), len(column_titles)
-    stretch = 1.0 / np.cos(np.deg2rad(np.clip(lat.mean(), -80, 80)))  # a degree of latitude over one of longitude
-    shape = np.clip(stretch * (np.ptp(lat) or 1.0) / (np.ptp(lon) or 1.0), 0.35, 1.6)
+    stretch, shape = stretch_of(lat, lon)
     width = 11.0 / n_columns if n_columns > 2 else 3.8
     size = (width * n_columns + 1.4, (width * shape + 0.3) * n_rows + 0.9)
     figure = Figure(figsize=size, layout="compressed")
@@ -119,6 +118,13 @@ def draw_maps(title: str, bands: Sequence[Band], column_titles: Sequence[str], g
     for panel, text in zip(panels[0], column_titles):
         panel.set_title(text, fontsize=10)
     return figure
+
+
+def stretch_of(lat: np.ndarray, lon: np.ndarray) -> tuple[float, float]:
+    """A degree of latitude over one of longitude, and height over width of a map, within what a page can show."""
+    stretch = 1.0 / np.cos(np.deg2rad(np.clip(lat.mean(), -80, 80)))
+    shape = np.clip(stretch * (np.ptp(lat) or 1.0) / (np.ptp(lon) or 1.0), 0.35, 1.6)
+    return float(stretch), float(shape)
 
 
 def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field: np.ndarray, band: Band, norm: BoundaryNorm) -> None:

@@ -1,18 +1,20 @@
 """One self-contained HTML page about an evaluation: it can be mailed, and opens without a network."""
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from convlstm_wx.files import write_text
-from convlstm_wx.report.diagnostics import spoken
-from convlstm_wx.report.maps import pretty_units
-from convlstm_wx.report.tables import further
+from convlstm_wx.report import atlas, diagnostics, tables
+from convlstm_wx.report.card import Card, map_caption, region_map, timeline
+from convlstm_wx.report.curves import history_figure, read_histories
+from convlstm_wx.report.diagnostics import Sheet, spoken
+from convlstm_wx.report.embedding import render, svg_uri
 
 # Attributes of the scores that the page tells under "How this was computed", in this order.
 METHOD = (
@@ -42,6 +44,24 @@ FORMULAS = (
     "crps",
     "spread",
 )
+PICTURES_PER_LEAD = 8  # forecast, truth and error of two cases, mean error and RMSE
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page, and what it shows."""
+
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A sheet on the page: pictures beside or below each other, and what their lines mean."""
+
+    caption: str
+    pictures: Sequence[Picture]
+    legend: Sequence[Picture]
 
 
 def write_page(
@@ -50,31 +70,45 @@ def write_page(
     title: str,
     verdicts: Sequence[str],
     scores: xr.Dataset,
-    figures: Mapping[str, Path],
-    facts: Mapping[str, str],
+    forecast: xr.Dataset,
+    truth: xr.Dataset,
+    card: Card,
+    history: Path | None = None,
 ) -> Path:
     """Write the page and return its path.
 
     Args:
         verdicts: one plain sentence per channel.
-        scores: as verification.evaluate gives them; shown as a table, with its formulas and counts.
-        figures: caption -> PNG file; embedded in the page.
-        facts: what data, what model, which months: name -> value.
+        scores: as verification.evaluate gives them, in the units in which they are shown.
+        forecast, truth: as verification.evaluate was given them.
+        card: what is known of model and data.
+        history: history.csv of the training run, if there is one.
 
     Raises:
         ConfigError: if the page cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("convlstm_wx.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    text = environment.get_template("page.html").render(
+    shown = atlas.choose(scores.sizes["channel"], scores.sizes["lead_time"], PICTURES_PER_LEAD)
+    text = render(
+        "page.html",
         title=title,
         verdicts=verdicts,
-        tables=[_table(scores.sel(channel=name)) for name in scores["channel"].values],
+        scorecard=tables.scorecard(scores),
+        score_tables=[tables.score_table(scores.sel(channel=name)) for name in scores["channel"].values],
         systems=[spoken(str(name)) for name in scores["system"].values],
-        further=further(scores),
-        figures={caption: _embedded(file) for caption, file in figures.items()},
-        facts=facts,
+        forecasts=atlas.forecasts(forecast, truth, scores, shown),
+        places=atlas.places(scores, shown),
+        rmse=_panels(diagnostics.rmse, scores),
+        spectra=_panels(diagnostics.spectra, scores),
+        events=_panels(diagnostics.events, scores),
+        months=_panels(diagnostics.months, scores),
+        ensemble=_panels(diagnostics.ensemble, scores),
+        event_tables=list(tables.events(scores)),
+        period_tables=list(tables.periods(scores)),
+        ensemble_tables=list(tables.ensemble(scores)),
+        other_tables=[*tables.wind(scores), *tables.boxes(scores)],
+        card_pictures=list(_card_pictures(card)),
+        learning=_learning(history),
+        facts=card.facts,
         counts=_counts(scores),
         method={spoken(name): scores.attrs[name] for name in METHOD if name in scores.attrs},
         formulas={spoken(name): scores[name].attrs["formula"] for name in FORMULAS if name in scores},
@@ -83,34 +117,38 @@ def write_page(
     return path
 
 
-def _embedded(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+def _panels(kind: Callable[[xr.Dataset], Sheet | None], scores: xr.Dataset) -> Panels | None:
+    sheet = kind(scores)
+    if sheet is None:
+        return None
+    figures, legend = sheet.parts()
+    pictures = [
+        Picture(f"{sheet.caption}: {name.replace(chr(10), ', ')}", svg_uri(figure)) for name, figure in figures.items()
+    ]
+    return Panels(sheet.caption, pictures, [Picture(label, _swatch(handle)) for label, handle in legend.items()])
 
 
-def _table(scores: xr.Dataset) -> dict[str, Any]:
-    """What the template shows of one channel: name, units, and a row per lead time."""
-    smallest = float(scores["rmse"].min())
-    decimals = int(np.clip(2 - np.floor(np.log10(smallest)), 0, 8)) if smallest > 0 else 3
-    return {
-        "name": str(scores["channel"].item()),
-        "units": pretty_units(str(scores["units"].item())),
-        "rows": [_row(scores.isel(lead_time=lead), decimals) for lead in range(scores.sizes["lead_time"])],
-    }
+def _swatch(handle: Artist) -> str:
+    """A short piece of a line, as in a legend."""
+    figure = Figure(figsize=(0.45, 0.17))
+    figure.legend([handle], [""], loc="center", frameon=False, borderpad=0, handlelength=2.8, handletextpad=0)
+    return svg_uri(figure)
 
 
-def _row(scores: xr.Dataset, decimals: int) -> dict[str, Any]:
-    best, model = float(scores["rmse"].min()), scores.sel(system="model")
-    return {
-        "lead": f"+{scores['lead_hours'].item():g} h",
-        "rmse": [{"text": f"{value:.{decimals}f}", "best": value == best} for value in scores["rmse"].values],
-        "others": [
-            f"{model['mae'].item():.{decimals}f}",
-            f"{model['bias'].item():+.{decimals + 1}f}",
-            f"{model['acc'].item():.3f}",
-            f"{(model['activity'] / scores['observed_activity']).item():.2f}",
-        ],
-        "skills": [f"{100 * skill:+.0f} %" for skill in scores["skill"].values],
-    }
+def _card_pictures(card: Card) -> Iterator[Picture]:
+    if card.regions:
+        yield Picture(f"Regions. {map_caption(card.regions)}", svg_uri(region_map(card.regions)))
+    if card.spans:
+        yield Picture("Which times were learned from, and which were kept for scoring", svg_uri(timeline(card.spans)))
+
+
+def _learning(history: Path | None) -> Picture | None:
+    if history is None or not history.exists():
+        return None
+    figure = history_figure(read_histories([history.parent]))
+    for legend in filter(None, (panel.get_legend() for panel in figure.axes)):
+        legend.set_frame_on(False)  # its white would hide letters that are light on a dark page
+    return Picture("How the run learned: losses, learning rate and validation errors by epoch", svg_uri(figure))
 
 
 def _counts(scores: xr.Dataset) -> dict[str, str]:

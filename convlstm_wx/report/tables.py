@@ -1,4 +1,4 @@
-"""Tables of the page beside that of the RMSE: events, periods, boxes, wind and ensemble."""
+"""Tables of the page: scores by lead time, where the model wins, events, periods, boxes, wind and ensemble."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ import xarray as xr
 
 from convlstm_wx.report.diagnostics import spoken
 from convlstm_wx.report.maps import pretty_units
+
+MOST_CELLS = 15  # in a row of the scorecard
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,91 @@ def digits(value: float, n: int = 3) -> str:
     return f"{value:.{max(0, n - 1 - int(np.floor(np.log10(abs(value)))))}f}"
 
 
-def further(scores: xr.Dataset) -> list[Table]:
-    """All of them, as far as the scores hold them."""
-    return [*_events(scores), *_ensemble(scores), *_wind(scores), *_boxes(scores), *_periods(scores)]
+@dataclass(frozen=True)
+class Cell:
+    """A skill: its text, the skill itself from -1 to 1, and whether its interval leaves out zero."""
+
+    text: str
+    skill: float
+    sure: bool
+
+    @property
+    def tone(self) -> str:
+        """What it means, for the style of the page."""
+        return ("good" if self.skill > 0 else "bad") if self.sure else "open"
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The skill of the model over each rival: a row of cells per channel, for each rival the same lead times."""
+
+    rivals: Sequence[str]
+    leads: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def scorecard(scores: xr.Dataset) -> Scorecard:
+    """Where the model wins, at a glance: at all lead times if they are few, else at the first, middle and last."""
+    n_leads, n_rivals = scores.sizes["lead_time"], scores.sizes["reference"]
+    leads = list(range(n_leads)) if n_leads * n_rivals <= MOST_CELLS else _leads(scores)
+    rows = []
+    for name in map(str, scores["channel"].values):
+        at = scores.sel(channel=name).isel(lead_time=leads).transpose("reference", "lead_time", ...)
+        limits = at["mse_difference_low"].values, at["mse_difference_high"].values
+        sure = (limits[0] > 0) | (limits[1] < 0)
+        rows.append((name, [_cell(*pair) for pair in zip(at["skill"].values.ravel().tolist(), sure.ravel().tolist())]))
+    return Scorecard(
+        [spoken(str(name)) for name in scores["reference"].values], [_lead(scores, lead) for lead in leads], rows
+    )
+
+
+def _cell(skill: float, sure: bool) -> Cell:
+    if not np.isfinite(skill):
+        return Cell("-", 0.0, False)
+    text = f"{100 * skill:+.0f} %" if skill > -9.995 else "< -999 %"
+    return Cell(text, float(np.clip(skill, -1, 1)), sure)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one channel, a row per lead time."""
+
+    name: str
+    units: str
+    rows: Sequence["ScoreRow"]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One lead time: RMSE of all systems and which are the smallest; MAE, bias, ACC and activity; the skills."""
+
+    lead: str
+    rmse: Sequence[tuple[str, bool]]
+    others: Sequence[str]
+    skills: Sequence[str]
+
+
+def score_table(scores: xr.Dataset) -> ScoreTable:
+    """The scores of one channel."""
+    smallest = float(scores["rmse"].min())
+    decimals = int(np.clip(2 - np.floor(np.log10(smallest)), 0, 8)) if smallest > 0 else 3
+    rows = [_score_row(scores.isel(lead_time=lead), decimals) for lead in range(scores.sizes["lead_time"])]
+    return ScoreTable(str(scores["channel"].item()), pretty_units(str(scores["units"].item())), rows)
+
+
+def _score_row(scores: xr.Dataset, decimals: int) -> ScoreRow:
+    best, model = float(scores["rmse"].min()), scores.sel(system="model")
+    return ScoreRow(
+        f"+{scores['lead_hours'].item():g} h",
+        [(f"{value:.{decimals}f}", value == best) for value in scores["rmse"].values],
+        [
+            f"{model['mae'].item():.{decimals}f}",
+            f"{model['bias'].item():+.{decimals + 1}f}",
+            f"{model['acc'].item():.3f}",
+            f"{(model['activity'] / scores['observed_activity']).item():.2f}",
+        ],
+        [f"{100 * skill:+.0f} %" for skill in scores["skill"].values],
+    )
 
 
 def _leads(scores: xr.Dataset) -> list[int]:
@@ -45,7 +129,8 @@ def _lead(scores: xr.Dataset, place: int) -> str:
     return f"+{scores['lead_hours'].values[place]:g} h"
 
 
-def _events(scores: xr.Dataset) -> Iterator[Table]:
+def events(scores: xr.Dataset) -> Iterator[Table]:
+    """Contingency scores and FSS at each threshold."""
     names = ("pod", "far", "csi", "ets", "hss", "frequency_bias")
     windows = [int(size) for size in scores["window"].values]
     header = ["event", "lead", "happened", "POD", "FAR", "CSI", "ETS", "HSS", "frequency bias"]
@@ -64,7 +149,8 @@ def _events(scores: xr.Dataset) -> Iterator[Table]:
         yield Table(f"Events: {name}", header, rows)
 
 
-def _ensemble(scores: xr.Dataset) -> Iterator[Table]:
+def ensemble(scores: xr.Dataset) -> Iterator[Table]:
+    """CRPS and spread beside the error of the mean."""
     if "crps" not in scores:
         return
     rows = []
@@ -79,7 +165,8 @@ def _ensemble(scores: xr.Dataset) -> Iterator[Table]:
     yield Table(f"Ensemble of {scores.attrs['members']} members", header, rows)
 
 
-def _wind(scores: xr.Dataset) -> Iterator[Table]:
+def wind(scores: xr.Dataset) -> Iterator[Table]:
+    """Errors of wind vectors."""
     if "wind" not in scores.dims:
         return
     systems = list(map(str, scores["system"].values))
@@ -91,7 +178,8 @@ def _wind(scores: xr.Dataset) -> Iterator[Table]:
     yield Table("Wind: RMSE of the vector", ["wind", "lead", *map(spoken, systems)], rows)
 
 
-def _boxes(scores: xr.Dataset) -> Iterator[Table]:
+def boxes(scores: xr.Dataset) -> Iterator[Table]:
+    """Scores in each box."""
     if "box" not in scores.dims:
         return
     systems = list(map(str, scores["system"].values))
@@ -106,7 +194,7 @@ def _boxes(scores: xr.Dataset) -> Iterator[Table]:
         yield Table(f"Box {box}", header, rows)
 
 
-def _periods(scores: xr.Dataset) -> Iterator[Table]:
+def periods(scores: xr.Dataset) -> Iterator[Table]:
     """RMSE of the model, its bias, and its RMSE over that of each rival, at the middle lead time."""
     lead = (scores.sizes["lead_time"] - 1) // 2
     rivals = [str(system) for system in scores["system"].values if system != "model"]

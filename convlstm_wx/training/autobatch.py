@@ -13,7 +13,7 @@ from convlstm_wx.distributed import Processes
 from convlstm_wx.errors import TrainingError
 from convlstm_wx.files import describe_bytes
 from convlstm_wx.training.loop import Run
-from convlstm_wx.training.memory import DoesNotFitError, too_little
+from convlstm_wx.training.memory import DoesNotFitError, told, too_little
 from convlstm_wx.training.plan import free_bytes
 from convlstm_wx.training.probe import Probe, probe
 
@@ -43,7 +43,8 @@ def tried_run(
     if config.batch_size == AUTO:
         found = resume.config.batch_size if resume else find_batch_size(config, inputs, policy, folder, processes)
         config = replace(config, batch_size=found)
-    run = Run(config, inputs, policy, folder, processes, resume)
+    with told(policy):
+        run = Run(config, inputs, policy, folder, processes, resume)
     while True:
         with suppress(DoesNotFitError):
             return run, probe(run)
@@ -58,7 +59,8 @@ def find_batch_size(
     Raises:
         TrainingError: if one window is too much.
     """
-    run = Run(replace(config, batch_size=1), inputs, policy, folder, processes)
+    with told(policy):
+        run = Run(replace(config, batch_size=1), inputs, policy, folder, processes)
     usable = free_bytes(policy, processes)
     best: Probe | None = None
     most, why = _limit(run)

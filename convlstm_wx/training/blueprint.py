@@ -1,10 +1,12 @@
 """Which network a run trains: its name and its numbers, from the settings and the data."""
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from convlstm_wx.checkpoint import Checkpoint
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.models.network import NetworkOptions
 
 # What may change between two parts of a run: it leaves the weights as they are.
 FREE = ("dropout", "increment_scale", "recompute")
@@ -31,9 +33,10 @@ def blueprint(config: TrainConfig, spec: DataSpec) -> Blueprint:
         "hidden_channels": list(config.hidden_channels),
         "kernel_size": config.kernel_size,
         "dropout": config.dropout,
-        "upstream_fusion": config.upstream_fusion,
         "recompute": config.recompute,
     }
+    if spec.upstream:
+        options["upstream_fusion"] = config.upstream_fusion
     return Blueprint(config.model, options)
 
 
@@ -41,8 +44,9 @@ def network_changes(checkpoint: Checkpoint, ours: Blueprint) -> list[str]:
     """What makes a checkpoint's network another one than ours; nothing if it can go on as ours."""
     if checkpoint.model_name != ours.name:
         return [f"model {checkpoint.model_name} there, {ours.name} here"]
-    # A checkpoint from before an option was there lacks it; its settings then give the default.
-    theirs = blueprint(checkpoint.config, checkpoint.spec).options | checkpoint.model_options
+    # A checkpoint from before an option was there lacks it, and its network was built with the default.
+    defaults = {option.name: option.default for option in fields(NetworkOptions)}
+    theirs = defaults | checkpoint.model_options
     compared = (name for name in ours.options if name not in FREE)
     return [
         f"{name} {theirs[name]} there, {ours.options[name]} here"

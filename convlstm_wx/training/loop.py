@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from convlstm_wx.checkpoint import Checkpoint
+from convlstm_wx.checkpoint import Checkpoint, how_far
 from convlstm_wx.config import TrainConfig, parse_rain_weights
 from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.loaders import TensorBatch, epoch_order, in_batches, load_batches
@@ -44,10 +44,11 @@ from convlstm_wx.training.saving import (
     check_something_left,
     checkpoint_of,
     restore,
+    windows_per_step,
 )
 from convlstm_wx.training.schedule import EarlyStopping, Schedule
 from convlstm_wx.training.skill import PhysicalErrors
-from convlstm_wx.training.step import Learner, make_optimizer
+from convlstm_wx.training.step import Learner, make_optimizer, seed_step
 
 log = logging.getLogger(__name__)
 
@@ -94,24 +95,24 @@ class Run:
         network = build(*self.blueprint)
         policy.place(network)
         if policy.compile_mode:
-            compile_forward(network, policy.compile_mode)
+            leads = config.lead_steps if config.curriculum_epochs else 1
+            compile_forward(network, policy.compile_mode, lead_counts=leads)
         self.parameters = count_parameters(network)
         self.learner = _make_learner(network, config, self.spec, policy, processes)
-        self.progress = Progress()
+        self._windows_per_step = windows_per_step(config, processes)
+        self.progress = Progress(windows_per_step=self._windows_per_step)
         self.steps_per_epoch = math.ceil(len(self.training_windows) / self._windows_per_step)
         self.schedule = Schedule(config, self.steps_per_epoch)
+        self.resumed_at: tuple[int, int] | None = None
         self.counted_until = time.monotonic()
         self.saving = Saving(folder, config, processes, self.checkpoint)
         self.board: Board | None = None
         if resume is not None:
             check_same_run(resume, self.spec, self.blueprint, config)
-            self.progress = restore(resume, self.learner, config)
+            self.progress = restore(resume, self.learner, config, self.steps_per_epoch)
+            self.resumed_at = how_far(resume)
             self.policy = self.learner.policy
             check_something_left(config, self.progress)
-
-    @property
-    def _windows_per_step(self) -> int:
-        return self.config.batch_size * self.config.gradient_accumulation_steps * self.processes.world_size
 
     @property
     def _windows_seen(self) -> int:
@@ -140,6 +141,8 @@ class Run:
         stopping = EarlyStopping(self.config.early_stopping_patience, self.progress.best, self.progress.waited)
         self.counted_until = time.monotonic()
         self.saving.start_clock()
+        if self.resumed_at:
+            self.saving.set_aside(self.resumed_at)
         with _stop_requests() as stop_requested:
             while self.progress.epoch <= self.config.num_epochs and not stopping.should_stop:
                 windows_per_s = self._adapting(lambda: self._epoch(stop_requested))
@@ -225,6 +228,7 @@ class Run:
     def _learn(self, batches: Iterable[TensorBatch]) -> tuple[float, float] | None:
         """One optimiser step, as the schedule has it."""
         step = self.progress.global_step
+        seed_step(self.config.seed, step, self.processes.rank)
         lead_steps = self.schedule.lead_steps(step)
         return self.learner.learn(
             (batch.first_leads(lead_steps) for batch in batches),
@@ -364,6 +368,8 @@ def _make_learner(
 ) -> Learner:
     if config.scheduled_sampling and not network.feeds_back:
         raise ConfigError(f"--scheduled-sampling: {config.model} never sees its own forecast; leave it out")
+    if config.scheduled_sampling and policy.compile_mode:
+        raise ConfigError("--compile has no effect on training with --scheduled-sampling; drop one of the two")
     statistics = spec.target.statistics
     scale = torch.from_numpy(statistics.increment_std_C)
     masks = torch.zeros(spec.target.input_channels - len(scale))
@@ -383,15 +389,19 @@ def _make_learner(
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that a first SIGINT or SIGTERM is noted in, so that the step under way ends well; a second one kills."""
+    """A list that a first SIGINT, SIGTERM or SIGHUP is noted in, so that the step ends well; a second one kills."""
     requested: list[int] = []
 
     def note(number: int, _frame: object) -> None:
         requested.append(number)
         signal.signal(number, previous[signal.Signals(number)])
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be what went away
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
+        heard.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in heard}
     try:
         yield requested
     finally:

@@ -7,20 +7,20 @@ import platform
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from convlstm_wx.device import cpu_has_bf16
+from convlstm_wx.device import cpu_has_bf16, mps_surroundings
 from convlstm_wx.files import describe_bytes
 
 PACKAGE = "convlstm_wx"
 COMPILERS = ("cc", "gcc", "clang", "cl")
 HALF_FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "bf16", "asimd"}
+CGROUP = Path("/sys/fs/cgroup")
 LITTLE_MEMORY = 4 * 2**30
-MPS_FROM = (2, 13)
-_WATERMARK, _FALLBACK = "PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_ENABLE_MPS_FALLBACK"
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,31 @@ def look() -> Machine:
 
 
 def memory_bytes() -> int:
-    """Memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory of the machine, or as much of it as a container gives."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *(limit.bytes for limit in memory_limits())])
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """What a container, or a job of a queue, may take, and what of that is left."""
+
+    bytes: int
+    left_bytes: int
+
+
+def memory_limits(root: Path = CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[MemoryLimit]:
+    """Of this process's control group and those around it [Linux kernel, cgroup v2]; files that were read and can be
+    forgotten do not count as taken."""
+    lines = own.read_text().splitlines() if own.exists() else []
+    (place,) = [line[3:].strip("/") for line in lines if line.startswith("0::")] or [""]
+    limits = []
+    for group in (root / place, *(root / place).parents):
+        with suppress(OSError, ValueError, KeyError):  # no such file, "max", or another kernel's words
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            limits.append(MemoryLimit(limit, max(0, limit - used + int(statistics["inactive_file"]))))
+    return limits
 
 
 def _system() -> str:
@@ -133,13 +156,7 @@ def _advice() -> list[str]:
         "(pytorch.org) or mend the driver": shutil.which("nvidia-smi") is not None and not torch.cuda.is_available(),
         "this Python is built for Intel and runs translated on an Apple chip, without MPS: install an arm64 "
         "Python": platform.system() == "Darwin" and _asked("sysctl", "-n", "sysctl.proc_translated") == "1",
-        f"{_FALLBACK} is set: operators that MPS lacks would run slowly on the CPU without a word; we need "
-        f"none of them, so unset it": os.environ.get(_FALLBACK, "0") not in ("", "0"),
-        f"{_WATERMARK}=0 removes the limit on memory, and the whole system may fail: unset it": _is_zero(
-            os.environ.get(_WATERMARK, "")
-        ),
-        f"PyTorch {torch.__version__} is old for MPS: 2.13 or newer mends "
-        "several wrong results": torch.backends.mps.is_available() and _torch_version() < MPS_FROM,
+        **dict.fromkeys(mps_surroundings(), True),
         "PyTorch uses one thread of several cores: unset OMP_NUM_THREADS unless that is meant": torch.get_num_threads()
         == 1
         and (os.cpu_count() or 1) > 1,
@@ -147,15 +164,3 @@ def _advice() -> list[str]:
         "and a cache on disk": memory_bytes() < LITTLE_MEMORY,
     }
     return [text for text, holds in checks.items() if holds]
-
-
-def _is_zero(text: str) -> bool:
-    try:
-        return float(text) == 0
-    except ValueError:
-        return False
-
-
-def _torch_version() -> tuple[int, int]:
-    major, minor = torch.__version__.split(".")[:2]
-    return int(major), int(minor)

@@ -14,15 +14,15 @@ class DoesNotFitError(TrainingError):
 
 
 @contextmanager
-def fitting(policy: DevicePolicy, processes: Processes) -> Iterator[None]:
-    """A block that fits into the memory of every process, or ends in all of them with random states as before.
+def fitting(processes: Processes) -> Iterator[None]:
+    """A block that fits into the memory of every process, or ends in all of them.
 
     Processes must not talk to each other inside.
 
     Raises:
         DoesNotFitError: in every process, if one ran out.
     """
-    states, failure = policy.random_states(), ""
+    failure = ""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -30,7 +30,6 @@ def fitting(policy: DevicePolicy, processes: Processes) -> Iterator[None]:
             raise
         failure = str(error) or "out of memory"  # the error itself would keep the batch in memory
     if processes.any(bool(failure)):
-        policy.set_random_states(states)
         raise DoesNotFitError(failure or "out of memory in another process")
 
 

@@ -1,7 +1,6 @@
 """The plan of a run: how many windows there are, what cost some of them, what memory and time it will take."""
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,15 @@ import numpy as np
 import torch
 
 from convlstm_wx.data.inputs import TrainingInputs
-from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
 from convlstm_wx.data.store import memory_budget_bytes
 from convlstm_wx.data.windows import init_indices
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
 from convlstm_wx.training.loop import Run
+from convlstm_wx.training.machine import memory_bytes, memory_limits
 from convlstm_wx.training.probe import Probe
+from convlstm_wx.training.summary import ROLES
 
-ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
 _MOST_IDEAL_TIMES = 10_000_000  # a record of seconds with a gap of years is not counted through
 _USABLE_SHARE = 0.8  # of a memory: the rest is for the system, kernels and fragments
 _FORWARD_SHARE = 1 / 3  # of a training step: a validation step has no backward pass
@@ -145,8 +144,7 @@ def usable_bytes(policy: DevicePolicy, data_bytes: int = 0) -> int:
         return int(_USABLE_SHARE * (free + torch.cuda.memory_reserved(policy.device)))
     if policy.device.type == "mps":
         return int(_USABLE_SHARE * torch.mps.recommended_max_memory())
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(0, int(_USABLE_SHARE * machine) - data_bytes)
+    return max(0, int(_USABLE_SHARE * memory_bytes()) - data_bytes)
 
 
 def free_bytes(policy: DevicePolicy, processes: Processes) -> int:
@@ -155,4 +153,5 @@ def free_bytes(policy: DevicePolicy, processes: Processes) -> int:
     if policy.device.type != "cpu" or not memory.exists():
         return usable_bytes(policy)
     (available,) = (line for line in memory.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(_USABLE_SHARE * 1024 * int(available.split()[1])) // processes.local_size
+    free = [1024 * int(available.split()[1]), *(limit.left_bytes for limit in memory_limits())]
+    return int(_USABLE_SHARE * min(free)) // processes.local_size

@@ -1,6 +1,6 @@
 """A probe: one real batch through all of a training step but its last act, so that nothing can fail an hour later.
 
-Nothing is learned and nothing is moved: weights, optimiser, gradient scaler and random states are as before.
+Nothing is learned and nothing is moved: weights, optimiser and gradient scaler are as before.
 """
 
 import math
@@ -62,7 +62,7 @@ def probe(run: Run, *, size: int | None = None, repeats: int = 1) -> Probe:
     """
     size = min(size or run.micro_batch, len(run.training_windows))
     try:
-        with fitting(run.policy, run.processes), _undone(run):
+        with fitting(run.processes), _undone(run):
             batch = next(iter(run.load(run.training_windows, [np.arange(size)])))
             passes = [_pass(run, batch) for _ in range(repeats)]
     except DoesNotFitError:
@@ -80,9 +80,9 @@ def probe(run: Run, *, size: int | None = None, repeats: int = 1) -> Probe:
 
 @contextmanager
 def _undone(run: Run) -> Iterator[None]:
-    """Whatever happens inside, the network and all random states are as before."""
-    network, policy = run.learner.network, run.policy
-    states, was_training = policy.random_states(), network.training
+    """Whatever happens inside, the network is as before."""
+    network = run.learner.network
+    was_training = network.training
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         yield
@@ -91,7 +91,6 @@ def _undone(run: Run) -> Iterator[None]:
         for buffer, before in buffers:
             buffer.copy_(before)
         network.train(was_training)
-        policy.set_random_states(states)
 
 
 def _pass(run: Run, batch: TensorBatch) -> tuple[float, float, int]:

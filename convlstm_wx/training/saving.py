@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.checkpoint import Checkpoint, save_checkpoint, versions
+from convlstm_wx.checkpoint import Checkpoint, reached_in, save_checkpoint, versions
 from convlstm_wx.config import TrainConfig, as_flag
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.distributed import Processes
@@ -20,6 +21,8 @@ from convlstm_wx.training.blueprint import Blueprint, network_changes
 from convlstm_wx.training.schedule import EarlyStopping
 from convlstm_wx.training.skill import Rmse
 from convlstm_wx.training.step import Learner
+
+log = logging.getLogger(__name__)
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -44,6 +47,7 @@ class Progress:
         best, waited: of early stopping.
         skipped: steps in a row whose loss or gradient was not finite.
         half_failed: whether half precision was given up.
+        windows_per_step: of all micro-batches and processes; 0 in checkpoints of earlier versions.
         micro_batch: windows at once, where fewer fit than were asked for; else 0.
         elapsed_s: training time of all parts of the run.
         history: one row per finished epoch.
@@ -60,6 +64,7 @@ class Progress:
     waited: int = 0
     skipped: int = 0
     half_failed: bool = False
+    windows_per_step: int = 0
     micro_batch: int = 0
     elapsed_s: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -89,7 +94,6 @@ def checkpoint_of(
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict(),
             "averaged": learner.averaged.state_dict(),
-            "random": learner.policy.random_states(),
             "progress": vars(progress).copy(),
         },
         versions=versions(),
@@ -114,24 +118,40 @@ def _words(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
-def restore(resume: Checkpoint, learner: Learner, config: TrainConfig) -> Progress:
-    """Go on exactly where the checkpoint stands; what changed on the command line since then holds from now on."""
+def restore(resume: Checkpoint, learner: Learner, config: TrainConfig, steps_per_epoch: int) -> Progress:
+    """Go on exactly where the checkpoint stands; what changed on the command line since then holds from now on.
+
+    Where an optimiser step has another number of windows now, steps are counted anew: the run stays where it is in the
+    epoch and in the schedule.
+    """
     saved = resume.training
-    fresh = [{name: group[name] for name in ("weight_decay", "fused")} for group in learner.optimizer.param_groups]
     learner.network.load_state_dict(saved["weights"])
-    learner.optimizer.load_state_dict(saved["optimizer"])
-    for group, settings in zip(learner.optimizer.param_groups, fresh):
-        group.update(settings)
+    # The settings of now come first: where the optimiser puts its step count depends on them.
+    groups = [
+        theirs | {name: ours[name] for name in ("weight_decay", "fused")}
+        for theirs, ours in zip(saved["optimizer"]["param_groups"], learner.optimizer.param_groups)
+    ]
+    learner.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
     if saved["scaler"]:  # empty where the run so far needed no scaler
         learner.scaler.load_state_dict(saved["scaler"])
     learner.averaged.load_state_dict(saved["averaged"])
-    learner.policy.set_random_states(saved["random"])
     progress = Progress(**saved["progress"])
     if progress.half_failed:
         learner.use_float32()
     if config.batch_size != resume.config.batch_size:
         progress.micro_batch = 0
+    before = progress.windows_per_step or windows_per_step(resume.config, learner.processes)
+    progress.windows_per_step = windows_per_step(config, learner.processes)
+    if progress.windows_per_step != before:
+        # Rounded down: some windows may come twice, none is left out.
+        progress.step_in_epoch = progress.step_in_epoch * before // progress.windows_per_step
+        progress.global_step = (progress.epoch - 1) * steps_per_epoch + progress.step_in_epoch
     return progress
+
+
+def windows_per_step(config: TrainConfig, processes: Processes) -> int:
+    """Of all micro-batches and processes."""
+    return config.batch_size * config.gradient_accumulation_steps * processes.world_size
 
 
 def check_something_left(config: TrainConfig, progress: Progress) -> None:
@@ -189,6 +209,20 @@ class Saving:
         every_s = 60 * self.config.save_every_minutes
         if every_s and time.monotonic() - self.saved_at >= every_s:
             self.save("last.pt")
+
+    def set_aside(self, resumed_at: tuple[int, int]) -> None:
+        """Rename the folder's checkpoints that are further on than where the run goes on from.
+
+        Its user went back; --resume auto must not return to what was given up.
+        """
+        if not self.processes.is_main:
+            return
+        given_up = [file for file, reached in reached_in(self.folder)[0].items() if reached > resumed_at]
+        for file in given_up:
+            file.replace(file.with_name(f"{file.name}.old"))
+        if given_up:
+            names = " ".join(sorted(file.name for file in given_up))
+            log.info("gone back: what was further on has .old after its name now (%s)", names)
 
     def write_epoch(self, finished: int, history: Sequence[dict[str, float]], *, is_best: bool) -> None:
         """The checkpoints and the history after an epoch."""

@@ -19,7 +19,8 @@ class PhysicalErrors:
     """Squared errors in the file's units, summed over valid points by area; the root of their mean comes last.
 
     Defined as the scores of verification are: precipitation is turned back from its logarithm before it is compared,
-    and persistence repeats the last field itself, where the loss's repeats its anomaly from climatology.
+    and persistence repeats the last field itself, where the loss's repeats its anomaly from climatology. Points where
+    it has none, as the last input is missing there, are left out of both.
 
     Args:
         spec: channels, grid and statistics.
@@ -30,6 +31,7 @@ class PhysicalErrors:
     def __init__(self, spec: DataSpec, init_times: np.ndarray, device: torch.device):
         self.init_times = init_times
         self.targets, self.target_indices = spec.targets, spec.target_indices
+        self.masks = [len(spec.channels) + mask if mask >= 0 else mask for mask in spec.target_mask_indices]
         self.lead_times = np.arange(1, spec.lead_steps + 1) * spec.step
         statistics = spec.target.statistics.select(spec.targets)
         self.basis = statistics.basis
@@ -66,10 +68,16 @@ class PhysicalErrors:
 
     def _add(self, forecast_BLDHW: Tensor, init_B1: np.ndarray, batch: TensorBatch) -> None:
         error = forecast_BLDHW - self._physical(batch.y_BLDHW, init_B1 + self.lead_times)
-        valid = batch.valid_BLDHW
+        valid = batch.valid_BLDHW * self._known(batch)
         error = torch.where(valid > 0, error, 0)
         sums = [(values * self.area_H1).sum(dim=(0, 3, 4)) for values in (error.square_(), valid)]
         self.sums_2LD += torch.stack(sums).cpu().numpy()
+
+    def _known(self, batch: TensorBatch) -> Tensor:
+        """Where the last input was observed, [B, 1, D, H, W]."""
+        last_B1CHW = batch.x_BTCHW[:, -1:]
+        ones = torch.ones_like(last_B1CHW[:, :, :1])
+        return torch.cat([last_B1CHW[:, :, mask : mask + 1] if mask >= 0 else ones for mask in self.masks], dim=2)
 
     def _physical(self, fields_BLDHW: Tensor, times_BL: np.ndarray) -> Tensor:
         """In the file's units, as a forecast would be written."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +56,14 @@ def forecast_told_the_truth(network: Network, x_BTCHW: Tensor, batch: TensorBatc
     return torch.stack(forecast, dim=1)
 
 
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout, noise and told truth of an optimiser step: decided by these numbers alone, on all devices.
+
+    A resumed or repeated step draws what it drew before, and no two processes draw the same.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
+
+
 @dataclass
 class Learner:
     """A network and all that changes with it.
@@ -97,19 +106,21 @@ class Learner:
                 thrown away.
         """
         self.network.train()
-        with fitting(self.policy, self.processes):
-            batches = list(batches)
-            points = math.fsum(float((batch.valid_BLDHW * self.loss.area_H1).sum()) for batch in batches)
-        (all_points,) = self.processes.sum(points)
+        total, points, divisor = 0.0, 0.0, 0
+        with fitting(self.processes):
+            for batch in batches:  # one at a time on the device
+                error, weight = self.error(batch, with_noise=True, truth_share=truth_share)
+                # How many points a step has is known at its end; until then any divisor does that float16 can bear.
+                divisor = divisor or batch.y_BLDHW.numel()
+                self.scaler.scale(error / divisor).backward()
+                total, points = total + float(error.detach()), points + float(weight)
+        all_error, all_points = self.processes.sum(total, points)
         if all_points == 0:
+            self.forget_gradients()
             return 0.0, 0.0
-        total = 0.0
-        with fitting(self.policy, self.processes):
-            for batch in batches:
-                error, _ = self.error(batch, with_noise=True, truth_share=truth_share)
-                self.scaler.scale(error / all_points).backward()
-                total += float(error.detach())
-        (all_error,) = self.processes.sum(total)
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(divisor / all_points)
         return (all_error, all_points) if self._descend(learning_rate, all_error) else None
 
     def forget_gradients(self) -> None:
@@ -175,7 +186,7 @@ class Learner:
     def _mean(self, batches: Iterable[TensorBatch], forecast: Callable[[TensorBatch], Tensor], watch: Watch) -> float:
         """Mean loss over all batches of all processes, from each batch's sums of error and of weights."""
         total, points = 0.0, 0.0
-        with fitting(self.policy, self.processes):
+        with fitting(self.processes):
             for batch in batches:
                 forecast_BLDHW = forecast(batch)
                 watch(forecast_BLDHW, batch)

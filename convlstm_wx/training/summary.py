@@ -11,12 +11,14 @@ from convlstm_wx.files import describe_bytes
 from convlstm_wx.training.loop import Run
 from convlstm_wx.training.probe import Probe
 
+ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
+
 
 def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     """One line for each decision: device, data, regions, steps, splits, network, memory, output."""
     spec, config = inputs.spec, run.config
     step = spec.step
-    yield f"device       {'; '.join(run.policy.reasons)}"
+    yield from _indented("device", ["; ".join(run.policy.reasons), "; ".join(run.policy.training_choices())])
     if run.processes.world_size > 1:
         yield f"processes    {run.processes.world_size}"
     yield from _indented("data", inputs.account.lines())
@@ -36,7 +38,7 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
         f"(+{describe_step(step)} to +{describe_step(step * spec.lead_steps)})"
     )
     yield from _indented("split", spec.split.lines())
-    counts = (f"{len(inputs.windows(role))} {name}" for role, name in _ROLES.items())
+    counts = (f"{len(inputs.windows(role))} {name}" for role, name in ROLES.items())
     yield f"             windows: {', '.join(counts)}"
     yield (
         f"network      {config.model}, {' '.join(map(str, config.hidden_channels))} hidden channels, "
@@ -70,9 +72,6 @@ def _learning(config: TrainConfig) -> Iterator[str]:
 def _indented(name: str, lines: Sequence[str]) -> Iterator[str]:
     for index, line in enumerate(lines):
         yield f"{'' if index else name:<13}{line}"
-
-
-_ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
 
 
 def _points(region: RegionSpec) -> str:

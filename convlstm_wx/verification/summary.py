@@ -109,7 +109,7 @@ def write_scores(scores: xr.Dataset, folder: Path) -> list[Path]:
         "scores": rows.to_dict("records"),
         "events": happened.to_dict("records"),
     }
-    write_text(paths[3], json.dumps(_plain(said), indent=1, allow_nan=False) + "\n")
+    write_text(paths[3], json.dumps(plain(said), indent=1, allow_nan=False) + "\n")
     return paths
 
 
@@ -137,12 +137,12 @@ def _event_rows(scores: xr.Dataset) -> Any:
     return frame.loc[frame["threshold_label"] != "", [*names, *map(str, happened.data_vars)]]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same in JSON's types; what is not finite is null."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -61,20 +61,21 @@ def join(parts: Sequence[str]) -> str:
 
 def _clause(word: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:
     """ "beats persistence at every lead time and climatology until +72 h"; empty if the outcome never occurs."""
-    when = {reference: _when(word, row, hours) for reference, row in found.items() if word in row}
+    when = {reference: when_said(word, row, hours) for reference, row in found.items() if word in row}
     if not when:
         return ""
     alike = [[reference for reference, text in when.items() if text == one] for one in dict.fromkeys(when.values())]
     return f"{CLAUSES[word]} {join([f'{join(group)} {when[group[0]]}' for group in alike])}"
 
 
-def _when(word: str, row: Sequence[str | None], hours: np.ndarray) -> str:
+def when_said(word: str, row: Sequence[str | None], hours: np.ndarray) -> str:
     """The lead times with this outcome: "at every lead time", "until +72 h", "at +24 h and from +96 h on"."""
     runs = [list(places) for _, places in itertools.groupby(range(len(row)), key=lambda place: row[place])]
-    return join([_span(run[0], run[-1], len(row) - 1, hours) for run in runs if row[run[0]] == word])
+    return join([span(run[0], run[-1], len(row) - 1, hours) for run in runs if row[run[0]] == word])
 
 
-def _span(first: int, final: int, last: int, hours: np.ndarray) -> str:
+def span(first: int, final: int, last: int, hours: np.ndarray) -> str:
+    """Lead times from number `first` to number `final` of those up to number `last`: "until +72 h", "from +96 h on"."""
     if first == final:
         return f"at {lead_label(hours[first])}"
     if first == 0:

@@ -1,0 +1,54 @@
+"""What a report tells of a model and its data, from the checkpoint or from a forecast file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convlstm_wx.commands.info import facts_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from convlstm_wx.checkpoint import Checkpoint
+    from convlstm_wx.report.card import Card, Spans
+
+
+def card_of(checkpoint: "Checkpoint", path: Path, months: str, init_times: "np.ndarray") -> "Card":
+    """The card of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        months: that were scored, in words.
+        init_times: that were scored, increasing.
+    """
+    from convlstm_wx.report.card import Card
+
+    known, spec = facts_of(checkpoint, path), checkpoint.spec
+    network, progress = known["network"], known["progress"]
+    width = " ".join(map(str, network["hidden_channels"]))
+    step = f"{known['step_hours']:g} h"
+    facts = {
+        "Checkpoint": f"{path}, convlstm_wx {checkpoint.versions['convlstm_wx']}",
+        "Network": f"{network['name']}, {width} hidden channels, {network['parameters']:,} parameters",
+        "Reads": f"{spec.input_steps} steps of {step}: {_names(known['inputs'])}",
+        "Trained to forecast": f"{spec.lead_steps} steps of {step}: {_names(known['targets'])}",
+        "Trained on": f"{spec.source}, {spec.target.statistics.period[0]} to {spec.target.statistics.period[1]}",
+        "Target region": spec.target.describe(),
+    }
+    for region, about in zip(spec.upstream, known["trained_on"]["upstream"]):
+        facts[f"Upstream region {len(facts) - 5}"] = f"{region.describe()}: {_names(about['channels'])}"
+    facts |= {
+        "Training": f"{progress['epochs_done']} of {progress['epochs_asked']} epochs, best {progress['best_epoch']}; "
+        f"loss {checkpoint.config.loss}, seed {checkpoint.config.seed}",
+        "Split": f"{spec.split.method}; fingerprint {spec.split.fingerprint}",
+        "Scored months": months,
+    }
+    regions = {"target": spec.target.grid}
+    regions |= {f"upstream {place}": region.grid for place, region in enumerate(spec.upstream, start=1)}
+    split = spec.split
+    spans: dict[str, Spans] = {"training": split.train, "validation": split.validation, "held out": split.held_out}
+    scored = [(str(init_times[0])[:19], str(init_times[-1])[:19])]
+    return Card(facts, regions, spans | {"scored": scored})
+
+
+def _names(channels: list[dict[str, str]]) -> str:
+    return ", ".join(f"{channel['name']} ({channel['units']})" for channel in channels)

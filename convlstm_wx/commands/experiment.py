@@ -1,0 +1,386 @@
+"""experiment upstream: the same training with and without upstream regions, scored, compared and put to the test."""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convlstm_wx.commands import evaluate, train
+from convlstm_wx.commands.compare import say, truth_of, write
+from convlstm_wx.commands.making import open_upstream
+from convlstm_wx.commands.options import (
+    DONE,
+    STOPPED,
+    Formatter,
+    add_command,
+    add_settings,
+    nonempty,
+    run_name,
+    seed,
+    share,
+    training_config,
+)
+from convlstm_wx.commands.permute import add_permutations, errors_of_permutations
+from convlstm_wx.commands.unseen import forecast_unseen
+from convlstm_wx.config import TrainConfig
+from convlstm_wx.errors import ConfigError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from convlstm_wx.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+SEEDS = (0, 1, 2)
+ARMS = {"without upstream": "without_upstream", "with upstream": "with_upstream"}
+WITHOUT, WITH = ARMS
+ONE_PAIR = "One pair of runs: the intervals know of the weather, not of the luck of training; give more --seeds."
+UPSTREAM = ("include_upstream", "upstream_region", "upstream_data", "upstream_variables", "upstream_fusion")
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command and its one experiment."""
+    outer = subparsers.add_parser(
+        "experiment",
+        help="Train with and without upstream regions, and say whether they help.",
+        formatter_class=Formatter,
+    )
+    experiments = outer.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
+    command = add_command(
+        experiments,
+        "upstream",
+        run,
+        "Train with and without upstream regions under the same budget and seeds, score both on the held-out months, "
+        "compare them, and shuffle the upstream inputs to see whether they are used. Given again, the same command "
+        "goes on where it was.",
+    )
+    add_settings(command, without=("include_upstream", "output_dir", "seed"))
+    group = command.add_argument_group("Experiment")
+    group.add_argument("--seeds", metavar="N", type=seed, nargs="+", default=SEEDS, help="one training each (0 1 2)")
+    group.add_argument(
+        "--output", metavar="FOLDER", type=nonempty, help="of all results (default: experiments/<name of the data>)"
+    )
+    add_permutations(group)
+    group.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the experiment.
+
+    Attributes:
+        arm: "with upstream" or "without upstream".
+        config: its settings, with its seed and its folder.
+    """
+
+    arm: str
+    config: TrainConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of checkpoints, forecast and evaluation."""
+        return Path(self.config.output_dir or "")
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint to score."""
+        return self.folder / "best.pt"
+
+    @property
+    def forecast(self) -> Path:
+        """Of the held-out months."""
+        return self.folder / "forecast.nc"
+
+    @property
+    def report(self) -> Path:
+        """What evaluate writes last."""
+        return self.folder / "evaluation" / "report.html"
+
+    def is_trained(self) -> bool:
+        """Whether all epochs are done, or training stopped early."""
+        from convlstm_wx.checkpoint import load_checkpoint
+        from convlstm_wx.training.saving import Progress, check_something_left
+
+        if not self.best.exists() or not (self.folder / "last.pt").exists():
+            return False
+        progress = Progress(**load_checkpoint(self.folder / "last.pt").training["progress"])
+        try:
+            check_something_left(self.config, progress)
+        except ConfigError:
+            return True
+        return False
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, evaluate, compare, shuffle: what is there already is kept."""
+    from convlstm_wx.data.reading import open_dataset
+    from convlstm_wx.files import alone_in, check_can_make, make_folder
+
+    if len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(f"--seeds {' '.join(map(str, options.seeds))}: one is there twice; give different ones")
+    options.include_upstream = True
+    config = training_config(options)
+    folder = Path(options.output or Path("experiments") / run_name(config.data))
+    trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
+    check_can_make(folder)
+    dataset = open_dataset(config.data)
+    _check_same(folder, config)
+    make_folder(folder)
+    with alone_in(folder, "--output"):
+        _remember(folder, config)
+        _say_plan(trainings, options)
+        for number, training in enumerate(trainings, 1):
+            log.info("\n%d of %d: %s, seed %d", number, len(trainings), training.arm, training.config.seed)
+            if not _train(training):
+                log.info("what is here already is kept: run the same command again to go on")
+                return STOPPED
+            _forecast(training, dataset, _choices(training.config))
+            _evaluate(training, options)
+        _conclude(trainings, dataset, options, folder)
+    return DONE
+
+
+def _training(config: TrainConfig, arm: str, seed: int, folder: Path) -> Training:
+    entries = config.to_dict()
+    if arm == WITHOUT:
+        for entry in fields(TrainConfig):
+            if entry.name in UPSTREAM:
+                entries[entry.name] = entry.default
+    entries |= {"seed": seed, "output_dir": str(folder / ARMS[arm] / f"seed_{seed}")}
+    return Training(arm, TrainConfig.from_dict(entries))
+
+
+def _say_plan(trainings: Sequence[Training], options: argparse.Namespace) -> None:
+    done = sum(training.is_trained() for training in trainings)
+    log.info(
+        "experiment %d trainings of up to %d epochs: with and without upstream, seeds %s%s",
+        len(trainings),
+        trainings[0].config.num_epochs,
+        " ".join(map(str, options.seeds)),
+        f"; {done} of them are done already" if done else "",
+    )
+    log.info(
+        "           then a forecast and an evaluation of each, one comparison, and %d forecasts with shuffled upstream",
+        len(options.seeds) * options.permutations,
+    )
+
+
+# The same experiment
+
+
+def _request(config: TrainConfig) -> dict[str, Any]:
+    """All that the results depend on but the seeds, of which more may be asked for later, and the machine."""
+    from convlstm_wx.data.cache import fingerprint
+
+    apart = {entry.name for entry in fields(TrainConfig) if entry.metadata["group"] in ("Device", "Output")} | {"seed"}
+    entries = {name: value for name, value in config.to_dict().items() if name not in apart}
+    return entries | {"data files": fingerprint([*config.data, *config.upstream_data])}
+
+
+def _check_same(folder: Path, config: TrainConfig) -> None:
+    """Refuse to mix results of different settings or data.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    file = folder / "experiment.json"
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); choose another --output") from error
+    now = json.loads(json.dumps(_request(config)))
+    differ = [name.replace("_", "-") for name in now if before.get(name) != now[name]]
+    if differ:
+        raise ConfigError(
+            f"{folder} holds an experiment with other settings ({', '.join(differ)}): choose another --output, or give "
+            f"the same ones to go on"
+        )
+
+
+def _remember(folder: Path, config: TrainConfig) -> None:
+    from convlstm_wx.files import write_text
+
+    write_text(folder / "experiment.json", json.dumps(_request(config), indent=1) + "\n")
+
+
+# Each training
+
+
+def _train(training: Training) -> bool:
+    """Train, or go on; False if it was stopped."""
+    if training.is_trained():
+        log.info("trained already: %s", training.best)
+        return True
+    options = _options(train, ["train"])
+    for name, value in training.config.to_dict().items():
+        setattr(options, name, value)
+    options.resume = "auto"
+    with _own_log():
+        return train.run(options) == DONE
+
+
+@contextmanager
+def _own_log() -> Iterator[None]:
+    """A training's log file ends with the training."""
+    logger = logging.getLogger("convlstm_wx")
+    before = logger.handlers[:]
+    try:
+        yield
+    finally:
+        for handler in logger.handlers[:]:
+            if handler not in before:
+                logger.removeHandler(handler)
+                handler.close()
+
+
+def _options(command: Any, arguments: Sequence[str]) -> argparse.Namespace:
+    """Those of another command, as its own parser gives them."""
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers())
+    return parser.parse_args(arguments)
+
+
+def _choices(config: TrainConfig) -> argparse.Namespace:
+    """Of making forecasts: the held-out months, on the device of training."""
+    return argparse.Namespace(
+        months=None, allow_seen=False, lead_steps=None, batch_size=16, device=config.device, use_amp=config.use_amp
+    )
+
+
+def _is_newer(made: Path, source: Path) -> bool:
+    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
+
+
+def _forecast(training: Training, dataset: "xr.Dataset", choices: argparse.Namespace) -> None:
+    from convlstm_wx.forecast.writing import write_forecast
+
+    if _is_newer(training.forecast, training.best):
+        log.info("forecast already: %s", training.forecast)
+        return
+    checkpoint, upstream = _load(training, dataset)
+    made, _ = forecast_unseen(choices, checkpoint, dataset, upstream)
+    write_forecast([made], training.forecast, made["init_time"].values)
+
+
+def _load(training: Training, dataset: "xr.Dataset") -> tuple["Checkpoint", list["xr.Dataset"]]:
+    from convlstm_wx.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(training.best)
+    upstream = open_upstream(checkpoint.spec, None)
+    checkpoint.spec.check(dataset, upstream)
+    return checkpoint, upstream
+
+
+def _evaluate(training: Training, options: argparse.Namespace) -> None:
+    if _is_newer(training.report, training.forecast):
+        log.info("evaluated already: %s", training.report.parent)
+        return
+    arguments = ["evaluate", "--checkpoint", str(training.best), "--forecast", str(training.forecast)]
+    arguments += ["--output", str(training.report.parent), "--confidence", str(options.confidence)]
+    evaluate.run(_options(evaluate, [*arguments, "--data", *training.config.data]))
+
+
+# What all of them say
+
+
+def _conclude(trainings: Sequence[Training], dataset: "xr.Dataset", options: argparse.Namespace, folder: Path) -> None:
+    """Compare the two arms over all seeds, and shuffle the upstream inputs of those that have them."""
+    from convlstm_wx.data.reading import open_forecast
+    from convlstm_wx.verification import permutation
+    from convlstm_wx.verification.compare import agreement, compare, sentences
+    from convlstm_wx.verification.pairing import errors_of_forecasts
+
+    arms = {arm: [training for training in trainings if training.arm == arm] for arm in ARMS}
+    given = {arm: [open_forecast(training.forecast) for training in arms[arm]] for arm in ARMS}
+    errors = errors_of_forecasts(given[WITHOUT], given[WITH], truth_of(dataset, given[WITH][0]))
+    gains = compare(errors, confidence=options.confidence)
+    names = (WITHOUT, WITH)
+    said = [*sentences(gains, names), *agreement(gains, names)]
+    if len(arms[WITH]) == 1:
+        said.append(ONE_PAIR)
+    costs = compare(_permutation_errors(arms[WITH], dataset, options), confidence=options.confidence)
+    tested = [*permutation.sentences(costs), *permutation.readings(gains, costs)]
+    log.info("\ndoes the upstream region help?")
+    say(gains, said)
+    log.info("\nis it used? (upstream inputs of other times, %d times shuffled)", costs.attrs["runs"])
+    for sentence in tested:
+        log.info(sentence)
+    written = write(
+        gains,
+        said,
+        folder,
+        title="Does the upstream region help?",
+        facts=_facts(arms),
+        names=names,
+        further=[("Is it used? Forecasts with the upstream inputs of other times", tested)],
+    )
+    written += write(
+        costs,
+        tested,
+        folder,
+        title="Does the model use its upstream region?",
+        facts={"A": "upstream inputs as they were", "B": "upstream inputs of other times of the same month and hour"},
+        names=("upstream as it was", "upstream of other times"),
+        stem="permutation",
+    )
+    log.info("written    %s", ", ".join(map(str, written)))
+
+
+def _permutation_errors(
+    trainings: Sequence[Training], dataset: "xr.Dataset", options: argparse.Namespace
+) -> "xr.Dataset":
+    """Of all seeds, a run for each permutation; kept beside the checkpoint, as they take long."""
+    import xarray as xr
+
+    from convlstm_wx.data.reading import open_forecast
+    from convlstm_wx.files import library_errors, replacing
+
+    every = []
+    for training in trainings:
+        kept = training.folder / f"permutations_{options.permutations}.nc"
+        if not _is_newer(kept, training.forecast):
+            checkpoint, upstream = _load(training, dataset)
+            choices = argparse.Namespace(
+                **vars(_choices(training.config)), permutations=options.permutations, seed=training.config.seed
+            )
+            made = open_forecast(training.forecast).load()
+            errors = errors_of_permutations(choices, checkpoint, dataset, upstream, made)
+            with replacing(kept) as temporary, library_errors():
+                errors.to_netcdf(temporary)
+        with xr.open_dataset(kept, decode_timedelta=True) as opened:
+            every.append(opened.load())
+    return xr.concat(every, "run", data_vars="minimal", coords="minimal", compat="override", join="inner")
+
+
+def _facts(arms: dict[str, list[Training]]) -> dict[str, str]:
+    from convlstm_wx.checkpoint import load_checkpoint
+
+    facts = {}
+    for side, (arm, trainings) in zip("AB", arms.items()):
+        checkpoint = load_checkpoint(trainings[0].best)
+        numbers = sum(weight.numel() for weight in checkpoint.weights.values())
+        regions = "; ".join(region.describe() for region in checkpoint.spec.upstream)
+        epochs = ", ".join(str(_epochs(training)) for training in trainings)
+        facts[side] = (
+            f"{arm}{f' ({regions})' if regions else ''}: {numbers:,} weights, {epochs} epochs, "
+            f"in {trainings[0].folder.parent}"
+        )
+    spec = checkpoint.spec
+    facts["Data"] = f"{spec.source}, target {spec.target.describe()}"
+    facts["Seeds"] = " ".join(str(training.config.seed) for training in arms[WITH])
+    facts["Months"] = "held out in training"
+    return facts
+
+
+def _epochs(training: Training) -> int:
+    """That were trained."""
+    from convlstm_wx.checkpoint import load_checkpoint
+
+    return len(load_checkpoint(training.folder / "last.pt").training["progress"]["history"])

@@ -1,0 +1,133 @@
+"""permute-upstream: whether a model uses its upstream region at all."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convlstm_wx.commands.compare import say, truth_of, write
+from convlstm_wx.commands.making import open_upstream
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, positive, seed, share
+from convlstm_wx.commands.unseen import add_months, forecast_unseen
+from convlstm_wx.errors import ConfigError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from convlstm_wx.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+NAMES = ("upstream as it was", "upstream of other times")
+TITLE = "Does the model use its upstream region?"
+PERMUTATIONS = 5
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    command = add_command(
+        subparsers,
+        "permute-upstream",
+        run,
+        "Does a model use its upstream region? See what forecasts lose with the upstream inputs of other times.",
+    )
+    add_data_and_device(command, checkpoint_required=True)
+    command.add_argument("--output", metavar="FOLDER", type=nonempty, help="where tables and the page go")
+    add_months(command)
+    add_permutations(command)
+    command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    command.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="of the shuffling and the resampling (default: 0)"
+    )
+
+
+def add_permutations(command: Any) -> None:
+    """How often the upstream inputs are shuffled."""
+    command.add_argument(
+        "--permutations",
+        metavar="N",
+        type=positive,
+        default=PERMUTATIONS,
+        help=f"how often upstream inputs are shuffled among init times of the same month and hour (default: "
+        f"{PERMUTATIONS})",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Forecast as it was, and with shuffled upstream inputs."""
+    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.data.reading import open_dataset
+    from convlstm_wx.files import check_can_make
+    from convlstm_wx.verification import permutation
+    from convlstm_wx.verification.compare import compare
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    if not checkpoint.spec.upstream:
+        raise ConfigError(
+            f"--checkpoint {options.checkpoint}: has no upstream region to shuffle; train with --include-upstream"
+        )
+    if options.output:
+        check_can_make(Path(options.output))
+    dataset = open_dataset(options.data)
+    upstream = open_upstream(checkpoint.spec, options.upstream_data)
+    checkpoint.spec.check(dataset, upstream)
+    made, months = forecast_unseen(options, checkpoint, dataset, upstream)
+    errors = errors_of_permutations(options, checkpoint, dataset, upstream, made)
+    gains = compare(errors, confidence=options.confidence, seed=options.seed)
+    said = permutation.sentences(gains)
+    say(gains, said)
+    if options.output:
+        facts = {
+            "Checkpoint": str(options.checkpoint),
+            "A": NAMES[0],
+            "B": f"{NAMES[1]} of the same month and hour, {options.permutations} times shuffled",
+            "Months": months,
+        }
+        written = write(gains, said, Path(options.output), title=TITLE, facts=facts, names=NAMES, stem="permutation")
+        log.info("written    %s", ", ".join(map(str, written)))
+    return DONE
+
+
+def errors_of_permutations(
+    options: argparse.Namespace,
+    checkpoint: "Checkpoint",
+    dataset: "xr.Dataset",
+    upstream: Sequence["xr.Dataset"],
+    made: "xr.Dataset",
+) -> "xr.Dataset":
+    """Errors of forecasts (A) and of the same with shuffled upstream inputs (B), a run for each permutation.
+
+    Args:
+        options: permutations, seed, device, use_amp, batch_size.
+        made: the forecasts as they were; one permutation more is in memory at once.
+    """
+    import numpy as np
+    import xarray as xr
+
+    from convlstm_wx.device import choose_device
+    from convlstm_wx.forecast.rollout import make_forecast
+    from convlstm_wx.verification.pairing import errors_of_forecasts
+    from convlstm_wx.verification.permutation import other_times
+
+    generator = np.random.default_rng(options.seed)
+    policy = choose_device(options.device, use_amp=options.use_amp)
+    init_times, truth = made["init_time"].values, truth_of(dataset, made)
+    runs = []
+    for number in range(options.permutations):
+        log.info("shuffling  %d of %d", number + 1, options.permutations)
+        shuffled = make_forecast(
+            checkpoint,
+            dataset,
+            init_times,
+            lead_steps=made.sizes["lead_time"],
+            policy=policy,
+            upstream=upstream,
+            batch_size=options.batch_size,
+            upstream_from=other_times(init_times, generator),
+        )
+        # Means over the region are enough, and of them the shufflings can be averaged.
+        runs.append(
+            errors_of_forecasts([made.sortby("lat")], [shuffled.sortby("lat")], truth)[["mse_a", "mse_b", "weight"]]
+        )
+    return xr.concat(runs, "run", data_vars="minimal", coords="minimal", compat="override", join="override")
