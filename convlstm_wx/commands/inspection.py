@@ -18,6 +18,7 @@ from convlstm_wx.commands.options import (
     one_line,
     refuse_input,
     training_config,
+    training_device,
 )
 from convlstm_wx.config import AUTO, TrainConfig
 from convlstm_wx.errors import ConfigError, ConvlstmWxError, DataError
@@ -85,17 +86,10 @@ def _check_json(path: Path, config: TrainConfig, settings: str | None) -> None:
 def _find_out(config: TrainConfig) -> Findings:
     """As far as it goes: the data as training gets them, else a look at the file alone."""
     from convlstm_wx.data.inputs import prepare_training
-    from convlstm_wx.device import choose_device
 
     findings = Findings()
     try:
-        policy = choose_device(
-            config.device,
-            use_amp=config.use_amp,
-            amp_dtype=config.amp_dtype,
-            tf32=config.tf32,
-            cap_memory=config.memory_cap,
-        )  # first: reading may take long
+        policy = training_device(config)  # first: reading may take long
         findings.inputs = prepare_training(config)
         findings.account = findings.inputs.account
         _try_training(findings, config, policy)

@@ -5,10 +5,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from convlstm_wx.config import TrainConfig, as_flag
 from convlstm_wx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from convlstm_wx.device import DevicePolicy
 
 DONE, STOPPED = 0, 130
 PERIOD_HELP = "2014-07, 07, 2014 or 2009-01:2010-12"
@@ -121,6 +124,24 @@ def training_config(options: argparse.Namespace, resumed: Mapping[str, Any] | No
     if not entries.get("output_dir"):
         entries["output_dir"] = str(Path("checkpoints") / run_name(entries["data"]))
     return TrainConfig.from_dict(entries, source="command line")
+
+
+def training_device(config: TrainConfig, *, local_rank: int | None = None) -> "DevicePolicy":
+    """The device and precision that the settings of training ask for.
+
+    Raises:
+        DeviceError: if they cannot be had.
+    """
+    from convlstm_wx.device import choose_device
+
+    return choose_device(
+        config.device,
+        use_amp=config.use_amp,
+        amp_dtype=config.amp_dtype,
+        tf32=config.tf32,
+        cap_memory=config.memory_cap,
+        local_rank=local_rank,
+    )
 
 
 def run_name(data: str | Sequence[str]) -> str:

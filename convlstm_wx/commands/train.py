@@ -11,7 +11,15 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.options import DONE, STOPPED, add_command, add_settings, one_line, training_config
+from convlstm_wx.commands.options import (
+    DONE,
+    STOPPED,
+    add_command,
+    add_settings,
+    one_line,
+    training_config,
+    training_device,
+)
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.errors import ConfigError, ConvlstmWxError
 
@@ -42,7 +50,6 @@ def run(options: argparse.Namespace) -> int:
     """Train, from the start or from a checkpoint."""
     from convlstm_wx.checkpoint import best_of, load_checkpoint
     from convlstm_wx.data.inputs import prepare_training
-    from convlstm_wx.device import choose_device
     from convlstm_wx.distributed import joined
     from convlstm_wx.files import check_can_make, make_folder
     from convlstm_wx.training.autobatch import tried_run
@@ -65,14 +72,7 @@ def run(options: argparse.Namespace) -> int:
         check_can_make(folder)
         if config.tensorboard:
             check_tensorboard()
-        policy = choose_device(
-            config.device,
-            use_amp=config.use_amp,
-            amp_dtype=config.amp_dtype,
-            tf32=config.tf32,
-            cap_memory=config.memory_cap,
-            local_rank=processes.local_rank,
-        )
+        policy = training_device(config, local_rank=processes.local_rank)
         policy = policy.compiling() if config.compile else policy
         with processes.first_on_each_machine():  # it builds the data cache, if there is to be one
             inputs = prepare_training(config, processes=processes.local_size)
