@@ -106,6 +106,13 @@ class TrainConfig:
         "the network: encoder-forecaster; unet, which forecasts one step and is rolled out; shi2015, to compare with",
         choices=("encoder-forecaster", "unet", "shi2015"),
     )
+    base: str = _option(
+        "last",
+        "Network",
+        "the forecast that the network corrects: the last state, or that of a linear inverse model (EOFs and ridge "
+        "regression) of the training months; auto: the latter where training is long enough",
+        choices=("auto", "last", "linear"),
+    )
     hidden_channels: tuple[int, ...] = _option(
         (32, 64), "Network", "width of the ConvLSTM at each resolution, finest first", kind=int, shape="many", low=1
     )
@@ -239,6 +246,8 @@ class TrainConfig:
             raise ConfigError("--upstream-fusion does nothing without --include-upstream; add it")
         if self.model == "shi2015" and self.include_upstream:
             raise ConfigError("--model shi2015 reads no upstream regions; take another or drop --include-upstream")
+        if self.model == "shi2015" and self.base == "linear":
+            raise ConfigError("--model shi2015 corrects no base forecast; take another or --base last")
 
     def _check_learning(self) -> None:
         """The settings of loss and schedule, which lean on each other."""

@@ -18,6 +18,7 @@ FLOORS = {
     "pieces": 2,
     "config": 2,
     "device": 2,
+    "linear": 2,
     "distributed": 2,
     "models": 3,
     "data": 3,

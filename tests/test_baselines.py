@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from convlstm_wx.verification import baselines
-from convlstm_wx.verification.baselines import choose, damping, diurnal_persistence, latest_at_same_hour, persistence
+from convlstm_wx.linear import damping as damped
+from convlstm_wx.linear.damping import damping
+from convlstm_wx.verification.baselines import NAMES, choose, diurnal_persistence, latest_at_same_hour, persistence
 from convlstm_wx.verification.climatology import fit_climatology
-from convlstm_wx.verification.inverse_model import Record
+from convlstm_wx.verification.record import Record
 from tests.weather import autoregressive, times
 
 HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")
@@ -48,7 +49,7 @@ def test_diurnal_persistence_applies_only_where_it_is_not_persistence():
 
 def test_chosen_rivals_come_with_the_two_that_are_always_there():
     assert choose(["damped_persistence"], np.array([DAY])) == ["persistence", "damped_persistence", "climatology"]
-    assert choose(None, np.array([6 * HOUR])) == list(baselines.NAMES)
+    assert choose(None, np.array([6 * HOUR])) == list(NAMES)
 
 
 def test_damping_finds_the_memory_of_a_known_series():
@@ -91,7 +92,7 @@ def test_damping_in_blocks_equals_damping_at_once(monkeypatch):
     values[40:60, 0, 0] = np.nan
     known, leads = record(values, at, at), np.array([DAY, 5 * DAY])
     whole = damping(known, at, leads)
-    monkeypatch.setattr(baselines, "READ_BYTES", 8 * 6 * 100)  # a hundred times at a time
+    monkeypatch.setattr(damped, "READ_BYTES", 8 * 6 * 100)  # a hundred times at a time
     for lead, factors in damping(known, at, leads).items():
         np.testing.assert_allclose(factors, whole[lead], rtol=1e-12)
 

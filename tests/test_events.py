@@ -11,8 +11,8 @@ from convlstm_wx.errors import ConfigError
 from convlstm_wx.verification import events
 from convlstm_wx.verification.climatology import fit_climatology
 from convlstm_wx.verification.events import COUNTS, Threshold, count, parse, scores_of, thresholds_of
-from convlstm_wx.verification.inverse_model import Record
 from convlstm_wx.verification.pairs import Pairs
+from convlstm_wx.verification.record import Record
 from tests.weather import times
 
 AT = times("2000-01-01", "2004-01-01")

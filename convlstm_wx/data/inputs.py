@@ -1,7 +1,7 @@
 """From files to what a network gathers from: for training, and again later from a checkpoint's description alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import DEFAULT_FOLDER
 from convlstm_wx.data.channels import choose_channels, choose_targets
 from convlstm_wx.data.reading import open_dataset, source_of, time_step
+from convlstm_wx.data.records import fit_base
 from convlstm_wx.data.regional import TARGET, RegionInput, from_checkpoint, prepare
 from convlstm_wx.data.regions import Grid, Region, select_region
 from convlstm_wx.data.spec import DataSpec
@@ -21,6 +22,7 @@ from convlstm_wx.data.upstream import choose_upstream
 from convlstm_wx.data.windows import Source, Windows, init_indices
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
+from convlstm_wx.linear.inverse_model import InverseModel
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class TrainingInputs:
         account: the check of the target region's data.
         notes: what was decided about upstream regions and found in them.
         stored: where the arrays are kept, and how large they are.
+        base: what the network corrects; None: the last state.
     """
 
     spec: DataSpec
@@ -89,10 +92,17 @@ class TrainingInputs:
     account: Account
     notes: tuple[str, ...]
     stored: str
+    base: InverseModel | None = None
 
     def windows(self, role: int) -> Windows:
         """The windows of one role."""
-        return self.sources.windows(self.spec, self.roles_N == role)
+        windows = self.sources.windows(self.spec, self.roles_N == role)
+        if self.base is None or role != TRAIN:
+            return windows
+        folds_N = np.zeros(len(self.sources.times), np.int64)
+        fitted, folds = self.base.folds
+        folds_N[np.searchsorted(self.sources.times, fitted)] = folds + 1
+        return replace(windows, folds_N=folds_N)
 
 
 def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInputs:
@@ -143,7 +153,9 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
         source=source_of(dataset),
     )
     stored = f"{describe_bytes(size)} " + (f"in the data cache {folder}" if folder else "in memory")
-    return TrainingInputs(spec, _gather_sources(built, times), roles, accounts[0], tuple(notes), stored)
+    sources = _gather_sources(built, times)
+    base = fit_base(config, spec, [sources.target, *sources.upstream], times, sources.complete_N, roles)
+    return TrainingInputs(spec, sources, roles, accounts[0], tuple(notes), stored, base)
 
 
 # Regions

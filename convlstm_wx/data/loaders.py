@@ -14,9 +14,9 @@ from convlstm_wx.data.windows import Batch, Windows
 
 
 class TensorBatch(NamedTuple):
-    """What a network is fed with; all float32 and on its device.
+    """What a network is fed with; all on its device, float32 but for fold_B.
 
-    x_BTCHW, clock_BSG, y_BLDHW, valid_BLDHW and emphasis_BLDHW are those of
+    x_BTCHW, clock_BSG, y_BLDHW, valid_BLDHW, emphasis_BLDHW and fold_B are those of
     :class:`~convlstm_wx.data.windows.Batch`; places has the place fields of the target and of each upstream region,
     upstream_fields the values and masks of the latter.
     """
@@ -28,6 +28,7 @@ class TensorBatch(NamedTuple):
     y_BLDHW: Tensor
     valid_BLDHW: Tensor
     emphasis_BLDHW: Tensor | None = None
+    fold_B: Tensor | None = None
 
     def first_leads(self, lead_steps: int) -> "TensorBatch":
         """The same with the first lead times only."""
@@ -72,6 +73,7 @@ class _Feed:
             y,
             torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW),
             None if batch.emphasis_BLDHW is None else self._move(batch.emphasis_BLDHW),
+            None if batch.fold_B is None else self._move(batch.fold_B),
         )
 
     def _move(self, array: np.ndarray) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from convlstm_wx.checkpoint import Checkpoint
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.linear.inverse_model import InverseModel
 from convlstm_wx.models.network import NetworkOptions
 
 # What may change between two parts of a run: it leaves the weights as they are.
@@ -19,8 +20,8 @@ class Blueprint(NamedTuple):
     options: dict[str, Any]
 
 
-def blueprint(config: TrainConfig, spec: DataSpec) -> Blueprint:
-    """The network that the settings ask for, cut to the data."""
+def blueprint(config: TrainConfig, spec: DataSpec, base: InverseModel | None = None) -> Blueprint:
+    """The network that the settings ask for, cut to the data and to the forecast that it corrects."""
     scale = spec.target.statistics.increment_std_C[spec.target_indices]
     options = {
         "input_channels": spec.target.input_channels,
@@ -37,7 +38,25 @@ def blueprint(config: TrainConfig, spec: DataSpec) -> Blueprint:
     }
     if spec.upstream:
         options["upstream_fusion"] = config.upstream_fusion
+    if base is not None:
+        options["base"] = _base_options(spec, base)
     return Blueprint(config.model, options)
+
+
+def _base_options(spec: DataSpec, base: InverseModel) -> dict[str, Any]:
+    """Of a :class:`~convlstm_wx.models.base.LinearBase`."""
+    first = next(iter(base.left_out_FDK.values()))
+    regions = [
+        [len(region.statistics.channels), len(region.grid.lat), len(region.grid.lon)]
+        for region in (spec.target, *spec.upstream)
+    ]
+    return {
+        "regions": regions,
+        "eofs": first.shape[2],
+        "past": base.past,
+        "leads": len(base.operators_DK),
+        "folds": len(first),
+    }
 
 
 def network_changes(checkpoint: Checkpoint, ours: Blueprint) -> list[str]:

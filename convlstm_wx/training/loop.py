@@ -22,6 +22,7 @@ from convlstm_wx.config import TrainConfig, parse_rain_weights
 from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.loaders import TensorBatch, epoch_order, in_batches, load_batches
 from convlstm_wx.data.rain import rain_emphasis
+from convlstm_wx.data.records import channel_names
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN, VALIDATION
 from convlstm_wx.data.windows import Windows
@@ -90,9 +91,11 @@ class Run:
         emphasis = rain_emphasis(parse_rain_weights(config.rain_weights), self.spec)
         self.training_windows = replace(_some_windows(inputs, TRAIN, "training"), emphasis=emphasis)
         self.validation_windows = replace(_some_windows(inputs, VALIDATION, "validation"), emphasis=emphasis)
-        self.blueprint = blueprint(config, self.spec)
+        self.blueprint = blueprint(config, self.spec, inputs.base)
         torch.manual_seed(config.seed)
         network = build(*self.blueprint)
+        if inputs.base is not None and network.base is not None:
+            network.base.fill(inputs.base, channel_names(self.spec))
         policy.place(network)
         if policy.compile_mode:
             leads = config.lead_steps if config.curriculum_epochs else 1

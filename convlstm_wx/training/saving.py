@@ -88,7 +88,7 @@ def checkpoint_of(
         spec=spec,
         model_name=network.name,
         model_options=network.options,
-        weights=learner.averaged.shadow,
+        weights=learner.network.state_dict() | learner.averaged.shadow,
         training={
             "weights": learner.network.state_dict(),
             "optimizer": learner.optimizer.state_dict(),

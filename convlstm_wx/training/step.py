@@ -45,13 +45,15 @@ def forecast_told_the_truth(network: Network, x_BTCHW: Tensor, batch: TensorBatc
     times, forcing_BSFHW = x_BTCHW.shape[1], batch.forcing_BSFHW
     state = network.encode(x_BTCHW, forcing_BSFHW[:, :times], batch.upstream)
     forecast = []
-    for lead, forcing_BFHW in enumerate(forcing_BSFHW[:, times:].unbind(1)):
+    leads = forcing_BSFHW[:, times:].unbind(1)
+    tendencies = network.tendencies(x_BTCHW, batch.upstream, len(leads), batch.fold_B)
+    for lead, (forcing_BFHW, tendency_BDHW) in enumerate(zip(leads, tendencies)):
         if lead:
             y_BDHW, valid_BDHW = batch.y_BLDHW[:, lead - 1], batch.valid_BLDHW[:, lead - 1]
             is_told_B111 = torch.rand(len(y_BDHW), 1, 1, 1, device=y_BDHW.device) < truth_share
             fields_BDHW = torch.where(is_told_B111 & (valid_BDHW > 0), y_BDHW, state.fields_BDHW)
             state = state._replace(fields_BDHW=fields_BDHW)
-        state = network.advance(state, forcing_BFHW)
+        state = network.advance(state, forcing_BFHW, tendency_BDHW)
         forecast.append(state.fields_BDHW)
     return torch.stack(forecast, dim=1)
 
@@ -141,7 +143,7 @@ class Learner:
             if truth_share:
                 forecast = forecast_told_the_truth(self.network, x, batch, truth_share)
             else:
-                forecast = self.network(x, batch.forcing_BSFHW, batch.upstream)
+                forecast = self.network(x, batch.forcing_BSFHW, batch.upstream, batch.fold_B)
         return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW, batch.emphasis_BLDHW)
 
     def _descend(self, learning_rate: float, loss: float) -> bool:

@@ -16,8 +16,8 @@ from scores.categorical import BasicContingencyManager
 from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor, millimetres_units, normalise_units
 from convlstm_wx.errors import ConfigError
 from convlstm_wx.verification.climatology import READ_BYTES
-from convlstm_wx.verification.inverse_model import Record
 from convlstm_wx.verification.pairs import Pairs
+from convlstm_wx.verification.record import Record
 
 RAIN_MM = ("0.1", "1", "5", "10", "25")
 PERCENTILES = ("p90", "p95")
@@ -109,7 +109,7 @@ def _percentiles(record: Record, training_times: np.ndarray, percents: Sequence[
     training = np.intersect1d(training_times, record.fields["time"].values)
     most = max(int(READ_BYTES / (8 * record.fields[0].size)), 100)
     some = training[np.unique(np.linspace(0, training.size - 1, min(most, training.size)).round().astype(int))]
-    anomalies = np.concatenate(list(record.anomalies(some)))
+    anomalies = record.anomalies(some)
     never = np.isnan(anomalies).all(axis=0)
     anomalies[:, never] = 0.0
     quantile = np.nanquantile if np.isnan(anomalies).any() else np.quantile

@@ -11,8 +11,8 @@ import xarray as xr
 from convlstm_wx.verification import ensembles, events, metrics, spectra
 from convlstm_wx.verification.baselines import Baseline
 from convlstm_wx.verification.events import Threshold
-from convlstm_wx.verification.inverse_model import Record
 from convlstm_wx.verification.pairs import Pairs, pairs_of
+from convlstm_wx.verification.record import Record
 
 # By kind: "means" are area means per init time, "maps" means over init times, "in ..." area means of a box; all others
 # are sums over init times.

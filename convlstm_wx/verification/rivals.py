@@ -10,11 +10,13 @@ import xarray as xr
 from convlstm_wx.conventions import Channel, recognise
 from convlstm_wx.data.reading import time_step
 from convlstm_wx.errors import DataError
-from convlstm_wx.verification import baselines, inverse_model
+from convlstm_wx.linear import inverse_model
+from convlstm_wx.linear.inverse_model import InverseForecast
+from convlstm_wx.verification import baselines
 from convlstm_wx.verification.baselines import Baseline
 from convlstm_wx.verification.climatology import fit_climatology, minutes_of_day
-from convlstm_wx.verification.inverse_model import InverseForecast, Record
 from convlstm_wx.verification.pairs import fields_of
+from convlstm_wx.verification.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +98,11 @@ def learn(
     if "linear_inverse_model" in names:
         try:
             log.info("baselines  fitting the linear inverse model to %d training times", training.size)
-            model = inverse_model.fit(records, training, list(lead_times), weights_H, step)
+            model = inverse_model.fit(records, training, list(lead_times), dict.fromkeys(records, weights_H), step)
             inverse = model.forecast(records, init_times)
         except DataError as error:
             if asked is not None:
-                raise
+                raise DataError(f"{error}; choose other --baselines") from error
             log.warning("%s; left out", error)
             names.remove("linear_inverse_model")
     return Rivals(names, records, training, lead_times, inverse)

@@ -5,25 +5,27 @@ are written as sums of empirical orthogonal functions (EOFs) [Lorenz 1956; Hanna
 coefficients at the valid time are a linear function of those at the latest times [Penland 1989, Mon. Wea. Rev.],
 fitted by ridge regression [Hoerl and Kennard 1970, Technometrics] for each lead time on its own. How many EOFs and past
 times predict, and how strong the ridge is, is chosen for each lead time by cross-validation inside the training months.
+What the EOFs do not hold of the latest state is damped, point by point.
 
 Shapes: N times, S snapshots, H lat, W lon, P points of a channel, K EOFs, D predictors (past times x EOFs), F folds,
-L lead times.
+L lead times. Channels may lie on grids of their own.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 
 from convlstm_wx.errors import DataError
-from convlstm_wx.verification.climatology import READ_BYTES, Climatology, read
+from convlstm_wx.linear.damping import damping
+from convlstm_wx.linear.record import Record, in_blocks
 
 PAST_TIMES = (1, 3)
 EXPLAINED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # share of the variance that the predicting EOFs hold
 MOST_EOFS = 150
 TIMES_PER_EOF = 4  # of training, at least
+EOF_BYTES = 256e6  # of all of them in float32
 FOLDS = 5
 RIDGES = np.geomspace(1e-4, 10.0, 11)  # over the mean sum of squares of a predictor
 MOST_SNAPSHOTS, SNAPSHOT_BYTES = 1500, 400e6  # the EOFs come from evenly spaced training times, in bounded memory
@@ -32,34 +34,28 @@ LEAST_OBSERVED = 0.5  # of the snapshots; points that are observed less often ha
 
 
 @dataclass(frozen=True)
-class Record:
-    """One channel as it was observed: its fields (time, lat, lon), lazy or not, and what is usual."""
-
-    fields: xr.DataArray
-    usual: Climatology
-
-    def anomalies(self, times: np.ndarray) -> Iterator[np.ndarray]:
-        """Anomalies at these times in blocks [n, H, W], NaN where nothing was observed."""
-        n_blocks = int(np.ceil(times.size * self.fields[0].size * 8 / READ_BYTES))
-        for some in np.array_split(times, max(n_blocks, 1)):
-            yield read(self.fields, some) - self.usual.at(some)
-
-
-@dataclass(frozen=True)
 class InverseModel:
     """A fitted linear inverse model.
 
     Attributes:
-        patterns_KHW: of each channel, the anomaly that a coefficient of 1 stands for, in the channel's units.
+        patterns_KHW: of each channel that is forecast, the anomaly that a coefficient of 1 stands for.
         projectors_KHW: of each channel; a coefficient is the sum of anomaly x projector over points and channels.
         operators_DK: of each lead time; the predictors are the coefficients of the latest time, then of earlier ones.
-        step: between past times.
+        left_out_FDK: the same, of each fold of the training times fitted to the others.
+        folds: training times [N], and the fold [N] of each.
+        damping_HW: of each channel that is forecast and each lead time, how much is left of what the EOFs do not hold.
+        past: how many times predict.
+        step: between them.
         description: how it was made, in one sentence.
     """
 
     patterns_KHW: Mapping[str, np.ndarray]
     projectors_KHW: Mapping[str, np.ndarray]
     operators_DK: Mapping[np.timedelta64, np.ndarray]
+    left_out_FDK: Mapping[np.timedelta64, np.ndarray]
+    folds: tuple[np.ndarray, np.ndarray]
+    damping_HW: Mapping[str, Mapping[np.timedelta64, np.ndarray]]
+    past: int
     step: np.timedelta64
     description: str
 
@@ -67,8 +63,7 @@ class InverseModel:
         """Forecasts from these init times (sorted). A missing value counts as usual; an earlier time that the record
         lacks is taken to be like the one after it.
         """
-        n_past = max(PAST_TIMES)
-        past = [init_times - lag * self.step for lag in range(n_past)]
+        past = [init_times - lag * self.step for lag in range(self.past)]
         times = np.unique(np.concatenate(past))
         known = _coefficients(records, self.projectors_KHW, times)
         states = [known[np.searchsorted(times, at)] for at in past]
@@ -76,81 +71,128 @@ class InverseModel:
             lacking = np.isnan(earlier).any(axis=1)
             earlier[lacking] = later[lacking]
         predictors = np.concatenate(states, axis=1)
-        return InverseForecast(self, init_times, {lead: predictors @ at for lead, at in self.operators_DK.items()})
+        leads = {lead: predictors @ at for lead, at in self.operators_DK.items()}
+        return InverseForecast(self, init_times, states[0], leads)
 
 
 @dataclass(frozen=True)
 class InverseForecast:
-    """Forecasts from some init times, as coefficients [N, K] of each lead time; fields are made when asked for."""
+    """Forecasts from some init times, as coefficients of each lead time; fields are made when asked for.
+
+    Attributes:
+        state_NK: coefficients at the init times.
+        coefficients_NK: those forecast, of each lead time.
+    """
 
     model: InverseModel
     init_times: np.ndarray
+    state_NK: np.ndarray
     coefficients_NK: Mapping[np.timedelta64, np.ndarray]
 
-    def anomaly(self, channel: str, init_times: np.ndarray, lead_time: np.timedelta64) -> np.ndarray:
-        """Forecast anomaly of a channel [N, H, W], in its units, from these of the init times."""
-        rows = self.coefficients_NK[lead_time][np.searchsorted(self.init_times, init_times)]
-        return np.tensordot(rows, self.model.patterns_KHW[channel], 1)
+    def anomaly(
+        self, channel: str, init_times: np.ndarray, lead_time: np.timedelta64, now_NHW: np.ndarray
+    ) -> np.ndarray:
+        """Forecast anomaly of a channel [N, H, W], in its units, from these of the init times.
+
+        Args:
+            now_NHW: its anomaly at the init times, NaN where nothing was observed.
+        """
+        rows = np.searchsorted(self.init_times, init_times)
+        patterns = self.model.patterns_KHW[channel]
+        damped = self.model.damping_HW[channel][lead_time]
+        rest = np.nan_to_num(now_NHW - np.tensordot(self.state_NK[rows], patterns, 1))
+        return np.tensordot(self.coefficients_NK[lead_time][rows], patterns, 1) + damped * rest
 
 
 def fit(
     records: Mapping[str, Record],
     training_times: np.ndarray,
     lead_times: Sequence[np.timedelta64],
-    weights_H: np.ndarray,
+    weights_H: Mapping[str, np.ndarray],
     step: np.timedelta64,
+    *,
+    targets: Collection[str] | None = None,
+    most_past: int = max(PAST_TIMES),
 ) -> InverseModel:
     """Fit the model to training times alone: predictors and what they predict both lie in them.
 
     Args:
-        records: channel name -> record, all on one grid.
-        weights_H: area weight of each row.
+        records: channel name -> record; all are predictors.
+        weights_H: of each channel, the area weight of each row.
         step: between past times, commonly that of the record.
+        targets: the channels that are forecast; None: all.
+        most_past: times that may predict, at most.
 
     Raises:
         DataError: for fewer than forty training times in the records, or anomalies that are zero throughout.
     """
     training = training_times
     for record in records.values():
-        training = np.intersect1d(training, record.fields["time"].values)
+        training = np.intersect1d(training, record.times)
     if training.size < FEWEST_TIMES:
         raise DataError(
-            f"the linear inverse model needs {FEWEST_TIMES} training times or more, there are {training.size}; "
-            "choose other --baselines"
+            f"the linear inverse model needs {FEWEST_TIMES} training times or more, there are {training.size}"
         )
     patterns, projectors, held = _orthogonal_functions(records, training, weights_H)
     coefficients = _coefficients(records, projectors, training)
-    sums = _sums(coefficients, training, lead_times, step)
+    folds = np.arange(training.size) * FOLDS // training.size
+    past_times = [past for past in PAST_TIMES if past <= most_past]
+    sums = _sums(coefficients, training, folds, lead_times, step, max(past_times))
     counts = np.unique(np.minimum(np.searchsorted(held, EXPLAINED) + 1, held.size))
-    operators, choices = {}, []
-    for lead, (operator, choice) in zip(lead_times, _regressions(sums, counts.tolist())):
-        operators[lead] = operator
-        choices.append(choice)
-    said = ", ".join(f"{n_eofs} x {n_past}" for n_eofs, n_past in dict.fromkeys(choices))
+    choices = list(itertools.product(counts.tolist(), past_times))
+    operators, left_out, chosen = {}, {}, []
+    for lead, (operator, by_fold, choice) in zip(lead_times, _regressions(sums, choices)):
+        operators[lead], left_out[lead] = operator, by_fold
+        chosen.append(choice)
+    names = list(records) if targets is None else list(targets)
+    rests = {name: _Rest(records[name], patterns[name], training, coefficients) for name in names}
+    damped = {name: damping(rest, training, lead_times) for name, rest in rests.items()}
+    said = ", ".join(f"{n_eofs} x {n_past}" for n_eofs, n_past in dict.fromkeys(chosen))
     description = (
         f"{held.size} EOFs of all channels ({100 * held[-1]:.1f} % of the variance of their anomalies), ridge "
         f"regression for each lead time, fitted to {training.size} training times; EOFs x past times that predict "
-        f"(chosen with the ridge by {FOLDS}-fold cross-validation in training): {said}"
+        f"(chosen with the ridge by {FOLDS}-fold cross-validation in training): {said}; what the EOFs do not hold of "
+        f"the state at the init time is damped"
     )
-    return InverseModel(patterns, projectors, operators, step, description)
+    kept = {name: patterns[name] for name in names}
+    folded = (training, folds)
+    return InverseModel(kept, projectors, operators, left_out, folded, damped, max(past_times), step, description)
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What the EOFs do not hold of a channel's anomalies, at training times."""
+
+    record: Record
+    patterns_KHW: np.ndarray
+    times: np.ndarray
+    coefficients_NK: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.record.shape
+
+    def anomalies(self, times: np.ndarray) -> np.ndarray:
+        held = self.coefficients_NK[np.searchsorted(self.times, times)].astype(np.float32)
+        return self.record.anomalies(times) - np.tensordot(held, self.patterns_KHW, 1)
 
 
 def _orthogonal_functions(
-    records: Mapping[str, Record], training: np.ndarray, weights_H: np.ndarray
+    records: Mapping[str, Record], training: np.ndarray, weights_H: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Patterns and projectors [K, H, W] by channel, and the share of the variance that the leading EOFs hold [K].
 
     By the method of snapshots [Sirovich 1987]: the EOFs are sums of snapshots, weighted by the eigenvectors of the
     snapshots' inner products [S, S], which is small however many points there are.
     """
-    n_points = sum(record.fields[0].size for record in records.values())
+    n_points = sum(int(np.prod(record.shape)) for record in records.values())
     n_snapshots = int(np.clip(SNAPSHOT_BYTES / (4 * n_points), FEWEST_TIMES, min(MOST_SNAPSHOTS, training.size)))
     some = training[np.linspace(0, training.size - 1, n_snapshots).round().astype(int)]
-    roots_H1 = np.sqrt(weights_H)[:, None]
+    roots_H1 = {name: np.sqrt(weights_H[name]).astype(np.float32)[:, None] for name in records}
     snapshots, scales = {}, {}
     inner = np.zeros((n_snapshots, n_snapshots))
     for name, record in records.items():
-        scaled, scales[name] = _standardised(record, some, roots_H1)
+        scaled, scales[name] = _standardised(record, some, roots_H1[name])
         snapshots[name] = scaled.reshape(n_snapshots, -1)
         inner += snapshots[name] @ snapshots[name].T
     variances, vectors = np.linalg.eigh(inner)
@@ -158,24 +200,29 @@ def _orthogonal_functions(
     if not variances[0] > 0:
         raise DataError("the linear inverse model: the anomalies of the training times are zero throughout")
     held = np.cumsum(variances) / variances.sum()
-    most = min(MOST_EOFS, training.size // TIMES_PER_EOF, int((variances > 1e-9 * variances[0]).sum()))
+    most = min(
+        MOST_EOFS,
+        training.size // TIMES_PER_EOF,
+        max(int(EOF_BYTES / (4 * n_points)), 1),
+        int((variances > 1e-9 * variances[0]).sum()),
+    )
     n_eofs = min(int(np.searchsorted(held, EXPLAINED[-1])) + 1, most)
     combine = (vectors[:, :n_eofs] / np.sqrt(variances[:n_eofs])).astype(np.float32)
     patterns, projectors = {}, {}
     for name in records:
-        eofs = (combine.T @ snapshots.pop(name)).reshape(n_eofs, *records[name].fields.shape[1:])
-        patterns[name] = eofs * scales[name] / roots_H1.astype(np.float32)
-        projectors[name] = eofs / scales[name] * roots_H1.astype(np.float32)
+        eofs = (combine.T @ snapshots.pop(name)).reshape(n_eofs, *records[name].shape)
+        patterns[name] = eofs * scales[name] / roots_H1[name]
+        projectors[name] = eofs / scales[name] * roots_H1[name]
     return patterns, projectors, held[:n_eofs]
 
 
 def _standardised(record: Record, times: np.ndarray, roots_H1: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """Anomalies [N, H, W] over their standard deviation, times the root of the area, 0 where missing; the deviation."""
-    anomalies = np.concatenate([block.astype(np.float32) for block in record.anomalies(times)])
+    anomalies = np.concatenate([block.astype(np.float32) for block in in_blocks(record, times)])
     observed = np.isfinite(anomalies)
     observed &= observed.mean(axis=0) >= LEAST_OBSERVED
     anomalies[~observed] = 0.0
-    anomalies *= roots_H1.astype(np.float32)
+    anomalies *= roots_H1
     scale = np.sqrt((anomalies.astype(float) ** 2).sum() / max(observed.sum(), 1)).astype(np.float32)
     return anomalies / (scale if scale > 0 else np.float32(1)), scale if scale > 0 else np.float32(1)
 
@@ -188,7 +235,7 @@ def _coefficients(
     for name, record in records.items():
         inverse_KP = projectors_KHW[name].reshape(len(projectors_KHW[name]), -1).astype(float)
         parts = []
-        for block in record.anomalies(times):
+        for block in in_blocks(record, times):
             flat = block.reshape(len(block), -1)
             part = np.nan_to_num(flat) @ inverse_KP.T
             part[np.isnan(flat).all(axis=1)] = np.nan
@@ -210,13 +257,17 @@ class _Sums:
 
 
 def _sums(
-    states_NK: np.ndarray, training: np.ndarray, lead_times: Sequence[np.timedelta64], step: np.timedelta64
+    states_NK: np.ndarray,
+    training: np.ndarray,
+    folds: np.ndarray,
+    lead_times: Sequence[np.timedelta64],
+    step: np.timedelta64,
+    n_past: int,
 ) -> _Sums:
     """Sums over the training pairs, in contiguous folds; pairs that reach from one fold into another are left out."""
-    past = [_at(states_NK, training, training - lag * step) for lag in range(max(PAST_TIMES))]
+    past = [_at(states_NK, training, training - lag * step) for lag in range(n_past)]
     predictors = np.concatenate(past, axis=1)
     complete = np.isfinite(predictors).all(axis=1)
-    folds = np.arange(training.size) * FOLDS // training.size
     squares, products = [], []
     for fold in range(FOLDS):
         x = predictors[complete & (folds == fold)]
@@ -240,19 +291,31 @@ def _at(values: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray
     return np.where((times[places] == wanted)[:, None], values[places], np.nan)
 
 
-def _regressions(sums: _Sums, counts: Sequence[int]) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
-    """Of each lead time: the operator [D, K] that explains most of the variance left out, its EOFs and past times."""
+def _regressions(
+    sums: _Sums, choices: Sequence[tuple[int, int]]
+) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
+    """Of each lead time: the operator [D, K] that explains most of the variance left out, the same fitted without each
+    fold [F, D, K], and its EOFs and past times.
+    """
     n_eofs = sums.products_LFDK.shape[-1]
-    choices = list(itertools.product(counts, PAST_TIMES))
     gains = np.stack([_gains(sums, _predictors(choice, n_eofs)) for choice in choices])  # [choice, L, ridge]
-    for lead in range(len(sums.products_LFDK)):
-        best, ridge = np.unravel_index(np.argmax(gains[:, lead]), gains[:, lead].shape)
+    for lead, products_FDK in enumerate(sums.products_LFDK):
+        best, ridge = (int(at) for at in np.unravel_index(np.argmax(gains[:, lead]), gains[:, lead].shape))
         chosen = _predictors(choices[best], n_eofs)
-        operator = np.zeros(sums.products_LFDK.shape[-2:])
-        squares = sums.squares_FDD.sum(axis=0)[np.ix_(chosen, chosen)]
-        ridged = squares + RIDGES[ridge] * np.trace(squares) / chosen.size * np.eye(chosen.size)
-        operator[chosen] = np.linalg.solve(ridged, sums.products_LFDK[lead].sum(axis=0)[chosen])
-        yield operator, (int(choices[best][0]), choices[best][1])
+        fitted = [
+            _solved(sums.squares_FDD[folds], products_FDK[folds], chosen, RIDGES[ridge])
+            for folds in (np.arange(FOLDS), *(np.flatnonzero(np.arange(FOLDS) != fold) for fold in range(FOLDS)))
+        ]
+        yield fitted[0], np.stack(fitted[1:]), choices[best]
+
+
+def _solved(squares_FDD: np.ndarray, products_FDK: np.ndarray, chosen: np.ndarray, ridge: float) -> np.ndarray:
+    """The operator [D, K] of these folds; the rows of predictors that are not chosen are zero."""
+    operator = np.zeros(products_FDK.shape[1:])
+    squares = squares_FDD.sum(axis=0)[np.ix_(chosen, chosen)]
+    ridged = squares + ridge * np.trace(squares) / chosen.size * np.eye(chosen.size)
+    operator[chosen] = np.linalg.solve(ridged, products_FDK.sum(axis=0)[chosen])
+    return operator
 
 
 def _predictors(choice: tuple[int, int], n_eofs: int) -> np.ndarray:

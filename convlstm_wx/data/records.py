@@ -1,0 +1,102 @@
+"""Normalised fields of a region as linear statistics read them, channel by channel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convlstm_wx.config import TrainConfig
+from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.data.splits import TRAIN
+from convlstm_wx.data.store import SLICE_BYTES, Array
+from convlstm_wx.data.windows import Source
+from convlstm_wx.errors import DataError
+from convlstm_wx.linear.inverse_model import InverseModel, fit
+
+
+@dataclass(frozen=True)
+class ChannelRecord:
+    """One channel of a source: a :class:`~convlstm_wx.linear.record.Record`.
+
+    Attributes:
+        channel: its place among the source's channels.
+        mask: its place among the masks, -1 without gaps.
+        all_times: N times of the source.
+        complete_N: which of them can be used.
+    """
+
+    source: Source
+    channel: int
+    mask: int
+    all_times: np.ndarray
+    complete_N: np.ndarray
+
+    @property
+    def times(self) -> np.ndarray:
+        """When it was observed."""
+        return self.all_times[self.complete_N]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H, W."""
+        return self.source.values_NCHW.shape[2], self.source.values_NCHW.shape[3]
+
+    def anomalies(self, times: np.ndarray) -> np.ndarray:
+        """Normalised values at these times [N, H, W], NaN where nothing was observed."""
+        at = np.searchsorted(self.all_times, times).clip(max=self.all_times.size - 1)
+        values = _channel(self.source.values_NCHW, at, self.channel)
+        if self.mask >= 0:
+            values[~_channel(self.source.observed_NMHW, at, self.mask)] = np.nan
+        values[(self.all_times[at] != times) | ~self.complete_N[at]] = np.nan
+        return values
+
+
+def _channel(array: Array, at: np.ndarray, channel: int) -> np.ndarray:
+    """A copy of some rows of one channel [N, H, W]; from a file rows of all channels are read, some at a time."""
+    if isinstance(array, np.ndarray):
+        return array[at, channel]
+    pieces = np.array_split(at, max(1, at.size * array.row_bytes // SLICE_BYTES))
+    return np.concatenate([array[piece][:, channel] for piece in pieces])
+
+
+def channel_names(spec: DataSpec) -> list[list[str]]:
+    """Of the channels of each region, target first: names that no other region has."""
+    regions = (spec.target, *spec.upstream)
+    return [[f"{number} {channel.name}" for channel in each.statistics.channels] for number, each in enumerate(regions)]
+
+
+def fit_base(
+    config: TrainConfig,
+    spec: DataSpec,
+    sources: Sequence[Source],
+    times: np.ndarray,
+    complete_N: np.ndarray,
+    roles_N: np.ndarray,
+) -> InverseModel | None:
+    """The linear inverse model that the network is to correct, from training times alone; None: the last state.
+
+    Args:
+        sources: of the target and of each upstream region.
+
+    Raises:
+        DataError: where training is too short for it, and it was asked for.
+    """
+    if config.base == "last" or (config.base == "auto" and config.model == "shi2015"):
+        return None
+    records, weights = {}, {}
+    for names, region, source in zip(channel_names(spec), (spec.target, *spec.upstream), sources):
+        gaps = region.statistics.gaps_C
+        for channel, name in enumerate(names):
+            mask = int(gaps[:channel].sum()) if gaps[channel] else -1
+            records[name] = ChannelRecord(source, channel, mask, times, complete_N)
+            weights[name] = region.grid.area_weights()
+    targets = [channel_names(spec)[0][index] for index in spec.target_indices]
+    leads = [lead * spec.step for lead in range(1, spec.lead_steps + 1)]
+    try:
+        return fit(
+            records, times[roles_N == TRAIN], leads, weights, spec.step, targets=targets, most_past=spec.input_steps
+        )
+    except DataError as error:
+        if config.base == "auto":
+            return None
+        raise DataError(f"{spec.source}: {error}; take --base last") from error
