@@ -5,6 +5,7 @@ runs. It is written to a temporary name, synced and renamed, so that what bears 
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 FORMAT = "convlstm_wx checkpoint"
 RESUMABLE = ("interrupted.pt", "last.pt", "epoch_[0-9]*.pt", "best.pt")  # of equally far ones the first is taken
 FORMAT_VERSION = 2
+BEFORE_IT_WAS_A_SETTING = {"blend": "none"}  # what runs did whose checkpoints lack the setting
 
 
 class DamagedError(CheckpointError):
@@ -165,10 +167,48 @@ def best_of(folder: Path) -> Path:
     return best if best.exists() else folder / "last.pt"
 
 
+# Folders of runs, and of ensembles of runs
+
+
+def member_folder(folder: Path, number: int) -> Path:
+    """Where a member of an ensemble is trained, numbered from 1: a run of its own."""
+    return folder / f"member_{number}"
+
+
+def members_in(folder: Path) -> list[Path]:
+    """The members' folders of an ensemble, by number; none in the folder of a single run."""
+    numbers = (place.name.removeprefix("member_") for place in folder.glob("member_*") if place.is_dir())
+    return [member_folder(folder, number) for number in sorted(int(text) for text in numbers if text.isdigit())]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether there is a checkpoint to forecast with, of a run or of an ensemble's member."""
+    return any(best_of(place).exists() for place in (folder, *members_in(folder)))
+
+
+def checkpoints_of(path: str | Path) -> list[Path]:
+    """What to forecast with: a file itself, or the best checkpoint of a run's folder, of each member of an ensemble.
+
+    Raises:
+        CheckpointError: for a folder without any.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):  # unlike Path.is_dir it raises nothing; a file is told of where it is read
+        return [path]
+    best = [best_of(place) for place in members_in(path) or [path]]
+    found = [file for file in best if file.exists()]
+    if not found:
+        raise CheckpointError(f"{path}: no checkpoint in this folder; training writes best.pt and last.pt into its own")
+    for file in best:
+        if file not in found:
+            log.warning("%s has no checkpoint to forecast with yet: left out", file.parent)
+    return found
+
+
 def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
     try:
         return Checkpoint(
-            config=TrainConfig.from_dict(contents["config"], source=str(path)),
+            config=TrainConfig.from_dict(BEFORE_IT_WAS_A_SETTING | contents["config"], source=str(path)),
             spec=DataSpec.from_dict(_tensors_to_arrays(contents["spec"])),
             model_name=contents["model_name"],
             model_options=contents["model_options"],

@@ -59,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        from convlstm_wx.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        remedy = "ask for less at once (fewer init times or months, a smaller --batch-size) or close other programs"
+        print(f"convlstm-wx {options.command}: out of memory ({one_line(str(error))[:200]}); {remedy}", file=sys.stderr)
+        return 2
     finally:
         _stop_log()
 

@@ -51,7 +51,15 @@ class TrainConfig:
     )
     levels: tuple[float, ...] = _option((), "Data", "levels to read, hPa (default: all)", kind=float, shape="many")
     input_steps: int = _option(4, "Data", "times that the network reads, in steps of the file", kind=int, low=1)
-    lead_steps: int = _option(4, "Data", "times that it learns to forecast, in steps of the file", kind=int, low=1)
+    lead_steps: int = _option(
+        AUTO,
+        "Data",
+        "times that it learns to forecast, in steps of the file; auto: three days of them, 4 to 24, fewer of a short "
+        "record (default: auto)",
+        kind=int,
+        low=AUTO,
+        auto=True,
+    )
     held_out_months: tuple[str, ...] = _option(
         (),
         "Data",
@@ -106,15 +114,15 @@ class TrainConfig:
         "the network: encoder-forecaster; unet, which forecasts one step and is rolled out; shi2015, to compare with",
         choices=("encoder-forecaster", "unet", "shi2015"),
     )
-    base: str = _option(
-        "last",
+    blend: str = _option(
+        "auto",
         "Network",
-        "the forecast that the network corrects: the last state, or that of a linear inverse model (EOFs and ridge "
-        "regression) of the training months; auto: the latter where training is long enough",
-        choices=("auto", "last", "linear"),
+        "blend the network's forecasts with those of a linear inverse model (EOFs and ridge regression) of training, "
+        "weighted by lead time and variable as validation shows; auto: where training is long enough",
+        choices=("auto", "none", "linear"),
     )
     hidden_channels: tuple[int, ...] = _option(
-        (32, 64), "Network", "width of the ConvLSTM at each resolution, finest first", kind=int, shape="many", low=1
+        (32, 64, 96), "Network", "width of the ConvLSTM at each resolution, finest first", kind=int, shape="many", low=1
     )
     kernel_size: int = _option(3, "Network", "width of the ConvLSTM kernels, odd, grid points", kind=int, low=1)
     dropout: float = _option(0.3, "Network", "share of features dropped while training, 0 to 1", kind=float, low=0)
@@ -125,6 +133,12 @@ class TrainConfig:
         choices=("attention", "resample"),
     )
 
+    init_from: str | None = _option(
+        None,
+        "Training",
+        "a checkpoint of another run, whose weights this one starts from (fine-tuning); all else starts anew "
+        "(default: random weights)",
+    )
     num_epochs: int = _option(12, "Training", "passes over the training windows", kind=int, low=1)
     batch_size: int = _option(
         4,
@@ -191,6 +205,13 @@ class TrainConfig:
         4, "Training", "epochs without a better validation loss before stopping, 0 for never", kind=int, low=0
     )
     seed: int = _option(0, "Training", "of the first weights, the order of windows, dropout and noise", kind=int, low=0)
+    members: int = _option(
+        1,
+        "Training",
+        "networks to train one after the other, which differ by their seed (seed, seed + 1 ...) and make an ensemble",
+        kind=int,
+        low=1,
+    )
 
     device: str = _option("auto", "Device", "auto (CUDA, else MPS, else CPU), cuda, cuda:N, mps or cpu")
     use_amp: bool = _option(False, "Device", "half precision where the device has it natively", kind=bool)
@@ -246,8 +267,6 @@ class TrainConfig:
             raise ConfigError("--upstream-fusion does nothing without --include-upstream; add it")
         if self.model == "shi2015" and self.include_upstream:
             raise ConfigError("--model shi2015 reads no upstream regions; take another or drop --include-upstream")
-        if self.model == "shi2015" and self.base == "linear":
-            raise ConfigError("--model shi2015 corrects no base forecast; take another or --base last")
 
     def _check_learning(self) -> None:
         """The settings of loss and schedule, which lean on each other."""

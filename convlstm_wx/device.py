@@ -58,6 +58,10 @@ class DevicePolicy:
         fused_optimizer: AdamW as one kernel.
         reasons: one line each: why this device and precision, and what a user should hear of.
         compile_mode: of torch.compile for training; None: not compiled.
+        constant_shapes: a batch of fewer windows is filled up: MPS keeps a graph for each shape that it ever saw
+            (pytorch#132596, pytorch#164299).
+        most_images: that one convolution may get, which are windows times their input times: MPS fails beyond
+            (pytorch#96225). None: any number.
     """
 
     device: torch.device
@@ -69,6 +73,8 @@ class DevicePolicy:
     fused_optimizer: bool
     reasons: tuple[str, ...]
     compile_mode: str | None = None
+    constant_shapes: bool = False
+    most_images: int | None = None
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of the forward pass; weights, cell state, loss and metrics stay float32."""
@@ -97,6 +103,8 @@ class DevicePolicy:
             if self.gathering_threads
             else ("batches gathered between steps: threads would take turns with the network")
         )
+        if self.constant_shapes:
+            yield "batches of fewer windows filled up: here every shape that was seen stays in memory"
         yield "AdamW as one fused kernel" if self.fused_optimizer else "AdamW in PyTorch's default form, not fused"
 
     def compiling(self) -> "DevicePolicy":
@@ -254,6 +262,8 @@ def _mps_choices(asked: str, why: str) -> DevicePolicy:
         gathering_threads=1,
         channels_last=False,
         fused_optimizer=False,
+        constant_shapes=True,
+        most_images=65535,
         reasons=(
             f"Apple GPU through MPS ({why})",
             _autocast_name(dtype) if dtype else "float32 (--use-amp for bfloat16)",

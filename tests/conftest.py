@@ -1,11 +1,19 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start: one core each
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no core waits for the other at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("real_data")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

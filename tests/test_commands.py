@@ -579,7 +579,7 @@ def test_help_is_grouped_and_shows_defaults(capsys):
         "Device:",
         "Output:",
         "(default: 4)",
-        "(default: 32 64)",
+        "(default: 32 64 96)",
     ):
         assert word in said
 
@@ -619,8 +619,9 @@ def test_two_processes_teach_the_same_as_one(short, tmp_path):
 
 def test_what_to_run_next_can_be_pasted(caplog):
     with caplog.at_level("INFO"):
-        train._say_what_next(Path("my run/best.pt"), TrainConfig(data=("my data.nc",)))
-        train._say_what_next(Path("my run/interrupted.pt"), TrainConfig(data=("my data.nc",)))
-    assert "forecast --checkpoint 'my run/best.pt' --data 'my data.nc'" in caplog.text
-    assert "evaluate --checkpoint 'my run/best.pt' --data 'my data.nc'" in caplog.text
+        config = TrainConfig(data=("my data.nc",), output_dir="my run")
+        train._say_what_next(config, Path("my run/best.pt"))
+        train._say_what_next(config, Path("my run/interrupted.pt"))
+    assert "forecast --checkpoint 'my run' --data 'my data.nc'" in caplog.text
+    assert "evaluate --checkpoint 'my run' --data 'my data.nc'" in caplog.text
     assert "--data 'my data.nc' --resume 'my run/interrupted.pt'" in caplog.text

@@ -154,6 +154,11 @@ def test_every_choice_for_training_is_told(name, chosen, told, otherwise):
     assert otherwise in "; ".join(replace(policy, **{name: type(chosen)(0)}).training_choices())
 
 
+def test_shapes_are_constant_on_mps_alone_and_that_is_told():
+    assert "batches of fewer windows filled up" in "; ".join(_mps_choices("none", "").training_choices())
+    assert "filled up" not in "; ".join(choose_device("cpu").training_choices())
+
+
 def test_the_commands_pass_on_what_is_chosen(tmp_path, monkeypatch, capsys):
     data = str(write(region(days=60), tmp_path / "region.nc"))
     for name in ("train", "inspect"):

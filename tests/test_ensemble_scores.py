@@ -44,6 +44,18 @@ def test_fair_crps_by_hand():
     assert by_init(given, EQUAL)["crps"].item() == pytest.approx(1.0)
 
 
+def test_the_crps_of_a_normal_distribution_is_that_of_very_many_members():
+    rng = np.random.default_rng(0)
+    error, spread = rng.normal(size=(3, 4, 5)), rng.uniform(0.5, 2, (4, 5))
+    members = error[None] + spread * rng.standard_normal((4000, 1, 4, 5))
+    given = pairs(members, np.zeros_like(error))
+    drawn = scores.probability.crps_for_ensemble(given.members, given.truth, "realization", preserve_dims="all")
+    found = ensembles.normal_crps(xr.DataArray(error, dims=given.truth.dims), spread)
+    np.testing.assert_allclose(found, drawn, atol=0.05)
+    certain = ensembles.normal_crps(xr.DataArray(error, dims=given.truth.dims), 0 * spread)
+    np.testing.assert_allclose(certain, abs(error), rtol=1e-6)
+
+
 def test_fair_crps_of_a_perfect_ensemble_does_not_depend_on_its_size():
     small, large = (float(whole(ensemble(n, 1.0))["crps"]) for n in (2, 30))
     assert small == pytest.approx(large, rel=0.03)

@@ -15,7 +15,7 @@ from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.verification import pairs
 from convlstm_wx.verification.describing import in_shown_units
 from convlstm_wx.verification.evaluate import evaluate
-from convlstm_wx.verification.summary import table, verdicts, write_scores
+from convlstm_wx.verification.summary import event_verdicts, table, verdicts, write_scores
 
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
 TRAINING = 2000  # days, of 2400
@@ -80,7 +80,7 @@ def test_layout_is_the_one_that_readers_rely_on(scored):
     assert scored["lead_hours"].values.tolist() == [24, 48, 72]
     for name in ("rmse", "rmse_low", "rmse_high", "mae", "bias", "acc", "acc_centred", "activity"):
         assert scored[name].dims == ("system", "channel", "lead_time"), name
-    for name in ("skill", "skill_low", "mse_difference", "mse_difference_high", "effective_size", "block_length"):
+    for name in ("skill", "skill_low", "mse_difference", "mse_difference_high", "p_value", "block_length"):
         assert scored[name].dims == ("reference", "channel", "lead_time"), name
     assert scored["observed_activity"].dims == scored["count"].dims == ("channel", "lead_time")
     assert scored["mse_by_init"].dims == ("system", "channel", "lead_time", "init_time")
@@ -248,14 +248,13 @@ def test_what_does_not_fit_is_an_error_that_names_it(forecast, truth, change, me
 
 
 def with_differences(scored: xr.Dataset, persistence: list[float], climatology: list[float]) -> xr.Dataset:
-    """Scores of one channel whose MSE differences are these, give or take 1; NaN stands for no interval."""
+    """Scores of one channel whose MSE differences are these, sure if 5 or -5; NaN stands for no test."""
     two = ["persistence", "climatology"]
     one = scored.sel(channel=["t2m"], reference=two, system=["model", *two]).copy(deep=True)
-    centre = np.nan_to_num(np.array([persistence, climatology])[:, None])
-    known = ~np.isnan(np.array([persistence, climatology])[:, None])
-    for name, shift in (("", 0), ("_low", -1), ("_high", 1)):
-        values = np.where(known | (name == ""), centre + shift - (~known) * 1.0, np.nan)
-        one[f"mse_difference{name}"] = one[f"mse_difference{name}"].copy(data=values)
+    given = np.array([persistence, climatology])[:, None]
+    p = np.where(np.isnan(given), np.nan, np.where(np.abs(given) == 5, 0.05, 0.06))
+    for name, values in (("mse_difference", np.nan_to_num(given, nan=-1)), ("skill", -given), ("p_value", p)):
+        one[name] = one[name].copy(data=values)
     return one
 
 
@@ -354,6 +353,7 @@ def test_written_scores_come_back_the_same(scored, tmp_path):
     )
     rows = happened.read_text().splitlines()
     assert rows[0].startswith("channel,units,lead_hours,system,threshold_label,threshold_value,pod,far,csi,")
+    assert "model_csi_difference_low" in rows[0]
     assert len(rows) == 1 + 3 * 3 * 5 * 2
     said = json.loads(told.read_text())
     assert said["verdicts"] == verdicts(scored)
@@ -447,6 +447,26 @@ def test_thresholds_and_boxes_are_scored(forecast, truth):
     assert (scored["skill_low_by_box"] <= scored["skill_by_box"]).all()
     with pytest.raises(DataError, match="--box"):
         evaluate(part, truth, training, boxes=[Region(-10, 0, 0, 10)])
+
+
+def test_differences_of_event_scores_are_those_of_the_scores_with_an_interval_about_them(scored):
+    for name in ("pod", "far", "csi", "ets", "frequency_bias", "fss"):
+        ours, theirs = scored[name].sel(system="model", drop=True), scored[name].drop_sel(system="model")
+        difference, low, high = (scored[f"{name}_difference{part}"] for part in ("", "_low", "_high"))
+        expected = (ours - theirs.rename(system="reference")).transpose(*difference.dims)
+        np.testing.assert_allclose(difference, expected, atol=1e-12, err_msg=name)
+        tested = np.isfinite(low)
+        assert tested.sel(reference="persistence").all(), name
+        assert ((low <= difference) & (difference <= high)).where(tested, True).all(), name
+
+
+def test_events_get_a_sentence_where_a_difference_is_clear(scored):
+    said = event_verdicts(scored)
+    assert said[0].startswith("t2m >= p90 (CSI) beats persistence, damped persistence, climatology and the linear")
+    unclear = scored.assign(csi_p_value=scored["csi_p_value"] * 0 + 0.06)
+    assert event_verdicts(unclear) == []
+    unclear["csi_p_value"][0, 0, 0, 0], unclear["csi_difference"][0, 0, 0, 0] = 0.01, -0.2
+    assert event_verdicts(unclear) == ["t2m >= p90 (CSI) is worse than persistence at +24 h."]
 
 
 def test_an_ensemble_is_scored_by_its_mean_and_its_members(forecast, truth):

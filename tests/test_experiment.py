@@ -15,14 +15,15 @@ from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.data.windows import Windows
 from convlstm_wx.device import choose_device
 from convlstm_wx.errors import DataError
-from convlstm_wx.forecast.rollout import make_forecast
+from convlstm_wx.forecast.assembling import make_forecast
+from convlstm_wx.forecast.rollout import Trained
 from convlstm_wx.verification.compare import compare
 from convlstm_wx.verification.permutation import other_times, readings, sentences
 from tests.region_files import region, write
 from tests.test_windows import source_of
 from tests.weather import times
 
-SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu"]
+SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu", "--blend", "none"]
 BOX = ["--target-region", "48", "60", "0", "6", "--variables", "t2m"]
 
 
@@ -110,7 +111,7 @@ def test_forecasts_change_with_the_upstream_inputs_of_other_times_only(data, exp
 
     def made(upstream_from: np.ndarray | None) -> np.ndarray:
         options = {"lead_steps": 2, "policy": choose_device("cpu"), "batch_size": 8, "upstream_from": upstream_from}
-        return make_forecast(checkpoint, dataset, at, **options)["t2m"].values
+        return make_forecast([Trained(checkpoint)], dataset, at, **options)["t2m"].values
 
     own = made(None)
     np.testing.assert_array_equal(made(at), own)

@@ -9,7 +9,7 @@ import xarray as xr
 from convlstm_wx.data.regions import area_weights
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear import inverse_model, record
-from convlstm_wx.linear.inverse_model import fit
+from convlstm_wx.linear.inverse_model import fit, spread
 from convlstm_wx.verification.climatology import fit_climatology
 from convlstm_wx.verification.record import Record
 from tests.weather import times, travelling_waves
@@ -122,6 +122,19 @@ def test_blocks_and_fewer_snapshots_hardly_change_the_forecast(waves, monkeypatc
     assert error(records(waves), 1) == pytest.approx(whole, rel=1e-9)
     monkeypatch.setattr(inverse_model, "MOST_SNAPSHOTS", 200)
     assert error(records(waves), 1) == pytest.approx(whole, rel=0.03)
+
+
+def test_the_spread_is_that_of_the_errors_elsewhere(waves):
+    known = records(waves)
+    for training, exact in ((TRAINING, 0.1), (TRAINING[:150], 0.25)):
+        leads = [DAY, 6 * DAY]
+        model = fit(known, training, leads, WEIGHTS, DAY)
+        told = spread(model, known, training, "t2m")
+        inits = HELD_OUT[:-6]
+        for lead in leads:
+            now, truth = known["t2m"].anomalies(inits), known["t2m"].anomalies(inits + lead)
+            errors = model.forecast(known, inits).anomaly("t2m", inits, lead, now) - truth
+            assert np.sqrt((told[lead] ** 2).mean()) == pytest.approx(np.sqrt((errors**2).mean()), rel=exact)
 
 
 def test_white_noise_cannot_be_forecast_and_the_model_knows():

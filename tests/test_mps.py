@@ -9,8 +9,9 @@ from convlstm_wx.checkpoint import load_checkpoint, save_checkpoint
 from convlstm_wx.commands.auditing import SMALL
 from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.device import choose_device
+from convlstm_wx.forecast.assembling import make_forecast
 from convlstm_wx.forecast.choosing import choose_init_times
-from convlstm_wx.forecast.rollout import make_forecast
+from convlstm_wx.forecast.rollout import Trained
 from convlstm_wx.models.convlstm import ConvLSTM
 from convlstm_wx.training.checkup import Contender, Outcome, check_up, step_apart
 from convlstm_wx.training.machine import look
@@ -67,7 +68,7 @@ def test_a_model_trained_on_mps_loads_and_forecasts_the_same_on_the_cpu(small, t
     dataset = open_dataset(small.config.data)
     times = choose_init_times(checkpoint.spec, dataset, [], None, None)
     mine, theirs = (
-        make_forecast(checkpoint, dataset, times, lead_steps=2, policy=choose_device(device))
+        make_forecast([Trained(checkpoint)], dataset, times, lead_steps=2, policy=choose_device(device))
         for device in ("cpu", "mps")
     )
     for name in mine.data_vars:

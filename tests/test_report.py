@@ -314,11 +314,18 @@ def test_the_scorecard_tells_what_is_sure_from_what_is_not(scored):
     at = scored.sel(channel=name, reference="persistence").isel(lead_time=0)
     assert cells[0].text == f"{100 * float(at['skill']):+.0f} %"
     assert cells[0].tone == "good"
-    assert float(at["mse_difference_high"]) < 0
-    unsure = scored.assign(
-        mse_difference_low=-abs(scored["mse_difference_low"]), mse_difference_high=0 * scored["skill"] + 1
-    )
+    assert float(at["p_value"]) < 0.05
+    unsure = scored.assign(p_value=0 * scored["skill"] + 0.06)
     assert {cell.tone for _, row in tables.scorecard(unsure).rows for cell in row} == {"open"}
+
+
+def test_events_are_compared_with_every_rival_with_intervals(scored):
+    rows = next(tables.event_differences(scored)).rows
+    name = str(scored["channel"].values[0])
+    at = scored.sel(channel=name, reference="persistence").isel(threshold=0, lead_time=0)
+    best, low, high = (float(at[f"csi_difference{part}"]) for part in ("", "_low", "_high"))
+    assert rows[0][2:4] == ["CSI", f"{best:+.2f} ({low:.2f} to {high:.2f})"]
+    assert len(rows[0]) == 3 + scored.sizes["reference"]
 
 
 def test_regions_lie_beside_each_other_however_longitudes_are_counted(card):

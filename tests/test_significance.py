@@ -7,6 +7,7 @@ import xarray as xr
 from convlstm_wx.verification.significance import (
     PAIRED_FIGURES,
     Dependence,
+    holm,
     lead_in_spacings,
     mean_interval,
     paired,
@@ -53,6 +54,46 @@ def test_95_percent_intervals_of_paired_differences_hold_the_truth_95_percent_of
         held += found["mse_difference_low"] <= 0.5 <= found["mse_difference_high"]
     assert tested >= 396
     assert 0.92 <= held / tested <= 0.98
+
+
+def of_hard_and_easy_days(n: int, lead: float, ratio: float, replicates: int = 400) -> list[dict[str, float]]:
+    """MSE of two forecasts on days that are hard or easy for both; `ratio` is that of their expectations."""
+    easy = np.exp(0.8 * autoregressive(n, replicates, 0.8, seed=5))
+    own, other = (np.exp(0.3 * autoregressive(n, replicates, 0.5, seed=seed)) for seed in (6, 7))
+    return [compare(ratio * day * a, day * b, lead=lead, seed=k) for k, (day, a, b) in enumerate(zip(easy, own, other))]
+
+
+@pytest.mark.parametrize(("n", "lead", "ratio"), [(45, 1, 0.6), (60, 1, 1.0), (60, 4, 0.8), (300, 8, 0.8)])
+def test_95_percent_intervals_of_skill_hold_the_truth_95_percent_of_the_time(n, lead, ratio):
+    tested = [found for found in of_hard_and_easy_days(n, lead, ratio) if np.isfinite(found["skill_low"])]
+    held = np.mean([found["skill_low"] <= 1 - ratio <= found["skill_high"] for found in tested])
+    assert len(tested) >= 390
+    assert 0.93 <= held <= 0.97
+
+
+def test_skill_finds_on_short_periods_what_the_difference_misses():
+    made = of_hard_and_easy_days(45, 1, 0.6)
+    assert np.mean([found["p_value"] <= 0.05 for found in made]) > 0.8
+    assert np.mean([found["mse_difference_high"] < 0 for found in made]) < 0.6
+
+
+def test_p_values_and_intervals_say_the_same():
+    for found in of_hard_and_easy_days(60, 1, 0.85, replicates=50):
+        assert (found["p_value"] < 0.05) == (found["skill_low"] > 0 or found["skill_high"] < 0)
+
+
+def test_holm_by_hand():
+    # Holm (1979): the smallest times the number of tests, the next times one less, and none below those before it.
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([[np.nan, 0.02], [0.6, 0.7]])) == pytest.approx(
+        np.array([[np.nan, 0.02], [1.0, 1.0]]), nan_ok=True
+    )
+
+
+def test_of_forecasts_that_are_alike_any_lead_time_is_found_different_no_more_often_than_a_single_one():
+    p = np.array([found["p_value"] for found in of_hard_and_easy_days(120, 1, 1.0, replicates=600)]).reshape(-1, 6)
+    assert (p <= 0.05).any(axis=1).mean() > 0.15
+    assert (holm(p) <= 0.05).any(axis=1).mean() <= 0.08
 
 
 def test_intervals_that_ignore_dependence_would_fail_this_test():

@@ -19,8 +19,9 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.reading import open_dataset
 from convlstm_wx.device import rehearsal_of_mps
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.forecast.assembling import make_forecast
 from convlstm_wx.forecast.choosing import choose_init_times
-from convlstm_wx.forecast.rollout import make_forecast
+from convlstm_wx.forecast.rollout import Trained
 from convlstm_wx.models.build import NETWORKS
 from convlstm_wx.training.mps_facts import SKIP_LISTS, skips
 from convlstm_wx.training.mps_rules import Finding, findings, source_findings
@@ -35,8 +36,9 @@ AUDITED_GROUPS = ("Network", "Training", "Device")
 NEUTRAL = {
     *("learning_rate", "weight_decay", "num_epochs", "early_stopping_patience", "seed", "device", "use_amp"),
     *("huber_delta", "plateau_factor", "plateau_patience"),
-    *("amp_dtype", "tf32", "memory_cap", "auto_batch"),
+    *("amp_dtype", "tf32", "memory_cap", "auto_batch", "members"),
     "compile",  # not on MPS
+    "init_from",
 }
 # Values for settings that do not say themselves which they may have.
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -143,7 +145,7 @@ def record(small: Trial, case: Case) -> Recording:
         checkpoint = load_checkpoint(small.folder / "last.pt")
         dataset = open_dataset(small.config.data)
         init_times = choose_init_times(checkpoint.spec, dataset, [], None, None)
-        make_forecast(checkpoint, dataset, init_times, lead_steps=run.config.lead_steps, policy=policy)
+        make_forecast([Trained(checkpoint)], dataset, init_times, lead_steps=run.config.lead_steps, policy=policy)
     return kept
 
 
@@ -174,7 +176,7 @@ def audit(chosen: Sequence[Case]) -> Audit:
     result = Audit()
     with ExitStack() as stack:
         trials = {
-            upstream: stack.enter_context(trial(days=30, include_upstream=upstream, **SMALL))
+            upstream: stack.enter_context(trial(days=80, include_upstream=upstream, **SMALL))
             for upstream in sorted({case.upstream for case in chosen})
         }
         for case in tqdm(chosen, desc="recording", unit="run", disable=None, leave=False):

@@ -1,5 +1,6 @@
 """What a report tells of a model and its data, from the checkpoint or from a forecast file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,23 @@ if TYPE_CHECKING:
     from convlstm_wx.report.card import Card, Spans
 
 
-def card_of(checkpoint: "Checkpoint", path: Path, months: str, init_times: "np.ndarray") -> "Card":
-    """The card of a checkpoint.
+def card_of(members: Sequence["Checkpoint"], path: Path, months: str, init_times: "np.ndarray") -> "Card":
+    """The card of a network, or of the members of an ensemble: what is said of the network is said of the first.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint or the folder.
         months: that were scored, in words.
         init_times: that were scored, increasing.
     """
     from convlstm_wx.report.card import Card
 
+    checkpoint, ensemble = members[0], f", ensemble of {len(members)} members" if len(members) > 1 else ""
     known, spec = facts_of(checkpoint, path), checkpoint.spec
     network, progress = known["network"], known["progress"]
     width = " ".join(map(str, network["hidden_channels"]))
     step = f"{known['step_hours']:g} h"
     facts = {
-        "Checkpoint": f"{path}, convlstm_wx {checkpoint.versions['convlstm_wx']}",
+        "Checkpoint": f"{path}{ensemble}, convlstm_wx {checkpoint.versions['convlstm_wx']}",
         "Network": f"{network['name']}, {width} hidden channels, {network['parameters']:,} parameters",
         "Reads": f"{spec.input_steps} steps of {step}: {_names(known['inputs'])}",
         "Trained to forecast": f"{spec.lead_steps} steps of {step}: {_names(known['targets'])}",

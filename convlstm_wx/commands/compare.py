@@ -3,13 +3,15 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.making import open_upstream
+from convlstm_wx.commands.keeping import add_budget, kept
+from convlstm_wx.commands.making import load_members, open_trained
 from convlstm_wx.commands.options import DONE, add_command, add_making, nonempty, seed, share
-from convlstm_wx.commands.unseen import add_months, forecast_unseen
+from convlstm_wx.commands.unseen import add_months, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def add(subparsers: Any) -> None:
         "a",
         metavar="A",
         type=nonempty,
-        help="an evaluation (its folder or scores.nc), a checkpoint, or a forecast file",
+        help="an evaluation (its folder or scores.nc), a checkpoint or a run's folder, or a forecast file",
     )
     command.add_argument("b", metavar="B", type=nonempty, help="what is compared with it, of any of these kinds")
     command.add_argument("--output", metavar="FOLDER", type=nonempty, help="where tables, maps and the page go")
@@ -38,6 +40,7 @@ def add(subparsers: Any) -> None:
     add_making(command)
     command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
+    add_budget(command)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         check_can_make(Path(options.output))
     dataset = open_dataset(options.data) if options.data else None
-    a, b = (_open(options, path, kind, dataset) for path, kind in zip(paths, kinds))
-    errors = _errors(a, b, dataset)
+    with ExitStack() as stack:
+        a, b = (_open(options, path, kind, dataset, stack) for path, kind in zip(paths, kinds))
+        errors = _errors(a, b, dataset)
     gains = comparison.compare(errors, confidence=options.confidence, seed=options.seed)
     log.info("A          %s", a.described)
     log.info("B          %s", b.described)
@@ -135,9 +139,11 @@ def _kind(path: Path) -> str:
     """
     import xarray as xr
 
+    from convlstm_wx.checkpoint import is_run
+
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give an evaluation, a checkpoint or a forecast file")
-    if path.suffix == ".pt":
+    if path.suffix == ".pt" or (is_run(path) and not (path / "scores.nc").exists()):
         return "checkpoint"
     if path.is_dir():
         return "forecast file" if path.suffix == ".zarr" else "evaluation"
@@ -164,14 +170,15 @@ def _check_options(options: argparse.Namespace, kinds: Sequence[str]) -> None:
             "--allow-seen": options.allow_seen,
             "--upstream-data": options.upstream_data,
             "--lead-steps": options.lead_steps,
+            "--memory-budget": options.memory_budget,
         }
     idle = [name for name, value in given.items() if value]
     if idle:
         raise ConfigError(f"{' '.join(idle)}: does nothing here, as A is a {kinds[0]} and B a {kinds[1]}; leave it out")
 
 
-def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Dataset | None") -> Side:
-    from convlstm_wx.checkpoint import load_checkpoint
+def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Dataset | None", stack: ExitStack) -> Side:
+    """What a path holds; forecasts are there until the stack is closed."""
     from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.verification.compare import open_scores
 
@@ -179,11 +186,13 @@ def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Datas
         return Side(f"evaluation {path}", scores=open_scores(path))
     if kind == "forecast file" or dataset is None:
         return Side(f"forecast file {path}", forecast=open_forecast(path))
-    checkpoint = load_checkpoint(path)
-    upstream = open_upstream(checkpoint.spec, options.upstream_data if checkpoint.spec.upstream_files else None)
-    checkpoint.spec.check(dataset, upstream)
-    made, months = forecast_unseen(options, checkpoint, dataset, upstream)
-    return Side(f"checkpoint {path}, months {months}", forecast=made.sortby("lat"))
+    members = load_members(str(path))
+    trained = open_trained(members, dataset, options.upstream_data if members[0].spec.upstream_files else None)
+    forecast, months = plan_unseen(options, trained, dataset)
+    folder = Path(options.output) if options.output else None
+    made = stack.enter_context(kept(forecast, folder, budget=options.memory_budget))
+    what = f"ensemble of {len(members)} members in" if len(members) > 1 else "checkpoint"
+    return Side(f"{what} {path}, months {months}", forecast=made)
 
 
 def _errors(a: Side, b: Side, dataset: "xr.Dataset | None") -> "xr.Dataset":

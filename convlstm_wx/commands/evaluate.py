@@ -2,13 +2,16 @@
 
 import argparse
 import logging
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.making import open_upstream, say_forecast
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, seed, share
-from convlstm_wx.commands.unseen import add_months, check_unseen, choose_unseen
+from convlstm_wx.commands.keeping import add_budget, kept
+from convlstm_wx.commands.making import load_members, open_trained, say_forecast
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, seed, share
+from convlstm_wx.commands.unseen import add_months, check_unseen, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -65,19 +68,46 @@ def add(subparsers: Any) -> None:
     )
     command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
+    add_budget(command)
+    command.add_argument(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        type=nonempty,
+        help="score on this dask cluster, such as tcp://10.0.0.1:8786",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Score forecasts of months that training did not see."""
     from convlstm_wx.data.reading import open_dataset
-    from convlstm_wx.files import check_can_make, make_folder
+    from convlstm_wx.files import check_can_make
+    from convlstm_wx.preparing.cluster import check_cluster
+
+    check_can_make(Path(options.output))
+    dataset = open_dataset(options.data)
+    if options.dask_scheduler:
+        check_cluster(options.dask_scheduler)
+    with ExitStack() as stack:
+        if options.forecast:
+            return _score(options, *_of_file(options, dataset))
+        return _score(options, *_of_checkpoint(options, dataset, stack))
+
+
+def _score(
+    options: argparse.Namespace,
+    made: "xr.Dataset",
+    truth: "xr.Dataset",
+    training_times: "np.ndarray",
+    card: "Card",
+) -> int:
+    """Scores, sentences, figures and the page."""
+    from convlstm_wx.files import make_folder
+    from convlstm_wx.preparing.cluster import run_on
     from convlstm_wx.verification import summary
     from convlstm_wx.verification.evaluate import evaluate
+    from convlstm_wx.verification.gathering import one_by_one
 
     folder = Path(options.output)
-    check_can_make(folder)
-    dataset = open_dataset(options.data)
-    made, truth, training_times, card = (_score_file if options.forecast else _score_checkpoint)(options, dataset)
     scores = evaluate(
         made,
         truth,
@@ -87,38 +117,44 @@ def run(options: argparse.Namespace) -> int:
         boxes=_boxes(options),
         confidence=options.confidence,
         seed=options.seed,
+        runner=partial(run_on, options.dask_scheduler) if options.dask_scheduler else one_by_one,
     )
     log.info("\n%s\n", summary.table(scores))
-    for sentence in summary.verdicts(scores):
+    for sentence in [*summary.verdicts(scores), *summary.event_verdicts(scores)]:
         log.info(sentence)
     make_folder(folder)
     written = summary.write_scores(scores, folder)
-    history = Path(options.checkpoint).parent / "history.csv" if options.checkpoint else None
-    figures, page = _draw(folder, made, truth, scores, card, history)
+    figures, page = _draw(folder, made, truth, scores, card, _history(options))
     log.info("written    %s, %d figures", ", ".join(str(path) for path in [*written, page]), len(figures))
     return DONE
 
 
-def _score_checkpoint(
-    options: argparse.Namespace, dataset: "xr.Dataset"
+def _history(options: argparse.Namespace) -> Path | None:
+    """Of the run that is scored; the members of an ensemble have one each, and their folder none."""
+    if not options.checkpoint:
+        return None
+    path = Path(options.checkpoint)
+    return (path if path.is_dir() else path.parent) / "history.csv"
+
+
+def _of_checkpoint(
+    options: argparse.Namespace, dataset: "xr.Dataset", stack: ExitStack
 ) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
-    """Forecasts of the chosen months, the truth, the training times, and what the page tells of the model."""
-    from convlstm_wx.checkpoint import load_checkpoint
+    """Forecasts of the chosen months, the truth, the training times, and what the page tells of the model.
+
+    The forecasts are there until the stack is closed.
+    """
     from convlstm_wx.commands.card import card_of
     from convlstm_wx.data.regions import select_region
     from convlstm_wx.data.splits import TRAIN
-    from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import make_forecast
     from convlstm_wx.verification import events
     from convlstm_wx.verification.breakdowns import places_in
 
     if not options.checkpoint:
         raise ConfigError("--checkpoint is needed, unless a --forecast file is scored")
-    checkpoint = load_checkpoint(options.checkpoint)
-    spec = checkpoint.spec
-    policy = choose_device(options.device, use_amp=options.use_amp)
-    upstream = open_upstream(spec, options.upstream_data)
-    spec.check(dataset, upstream)
+    members = load_members(options.checkpoint)
+    spec = members[0].spec
+    trained = open_trained(members, dataset, options.upstream_data)
     times = dataset["time"].values
     roles = spec.split.roles(times)
     if not (roles == TRAIN).any():
@@ -126,25 +162,17 @@ def _score_checkpoint(
             f"{dataset.attrs['source']}: holds none of the training times, which the climatology is made of; "
             f"give that file too: --data TRAINING_FILE NEW_FILE"
         )
-    init_times, lead_steps, months = choose_unseen(options, spec, dataset)
+    forecast, months = plan_unseen(options, trained, dataset)
     truth = select_region(dataset, spec.target.box)
     events.parse(options.thresholds, spec.targets)  # before forecasts are made that may take long
     for box in _boxes(options):
         places_in(truth, box)
-    log.info("device     %s", "; ".join(policy.reasons))
+    log.info("device     %s", "; ".join(forecast.policy.reasons))
     log.info("months     %s", months)
-    made = make_forecast(
-        checkpoint,
-        dataset,
-        init_times,
-        lead_steps=lead_steps,
-        policy=policy,
-        upstream=upstream,
-        batch_size=options.batch_size,
-        skip_incomplete=True,
-    )
+    in_file = bool(options.dask_scheduler)
+    made = stack.enter_context(kept(forecast, Path(options.output), budget=options.memory_budget, in_file=in_file))
     say_forecast(made)
-    card = card_of(checkpoint, Path(options.checkpoint), months, made["init_time"].values)
+    card = card_of(members, Path(options.checkpoint), months, made["init_time"].values)
     return made, truth, times[roles == TRAIN], card
 
 
@@ -154,13 +182,12 @@ def _boxes(options: argparse.Namespace) -> list["Region"]:
     return [Region(*box) for box in options.box]
 
 
-def _score_file(
+def _of_file(
     options: argparse.Namespace, dataset: "xr.Dataset"
 ) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
     """An existing forecast file; the climatology comes from the times outside of what it covers."""
     import numpy as np
 
-    from convlstm_wx.checkpoint import load_checkpoint
     from convlstm_wx.commands.card import card_of
     from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.data.regions import Grid, select_region
@@ -172,10 +199,11 @@ def _score_file(
     scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))
     grid = Grid.from_dataset(made)
     if options.checkpoint:
-        checkpoint = load_checkpoint(options.checkpoint)
-        remark = check_unseen(options, checkpoint.spec.split, scored)
-        training, origin = times[checkpoint.spec.split.roles(times) == TRAIN], "the checkpoint's training times"
-        card = card_of(checkpoint, Path(options.checkpoint), f"of the forecast file{remark}", made["init_time"].values)
+        members = load_members(options.checkpoint)
+        split = members[0].spec.split
+        remark = check_unseen(options, split, scored)
+        training, origin = times[split.roles(times) == TRAIN], "the checkpoint's training times"
+        card = card_of(members, Path(options.checkpoint), f"of the forecast file{remark}", made["init_time"].values)
     else:
         covered = (times >= scored.min()) & (times <= scored.max())
         training, origin = times[~covered], "the times that the forecasts do not cover"
@@ -220,7 +248,7 @@ def _draw(
     """The figures and the page."""
     from convlstm_wx.report import page, plots
     from convlstm_wx.verification.describing import in_shown_units
-    from convlstm_wx.verification.summary import verdicts
+    from convlstm_wx.verification.summary import event_verdicts, verdicts
 
     shown = in_shown_units(scores)
     figures = plots.draw_all(folder / "figures", made, truth, shown, history)
@@ -228,6 +256,7 @@ def _draw(
         folder / "report.html",
         title="Forecast evaluation",
         verdicts=verdicts(scores),
+        event_verdicts=event_verdicts(scores),
         scores=shown,
         forecast=made,
         truth=truth,

@@ -3,15 +3,14 @@
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands import evaluate, train
+from convlstm_wx.commands import variants
 from convlstm_wx.commands.compare import say, truth_of, write
-from convlstm_wx.commands.making import open_upstream
+from convlstm_wx.commands.info import parameters_of
 from convlstm_wx.commands.options import (
     DONE,
     STOPPED,
@@ -25,14 +24,12 @@ from convlstm_wx.commands.options import (
     training_config,
 )
 from convlstm_wx.commands.permute import add_permutations, errors_of_permutations
-from convlstm_wx.commands.unseen import forecast_unseen
+from convlstm_wx.commands.trainings import Training, choices, evaluate, forecast, is_newer, load, request, train
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from convlstm_wx.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +41,10 @@ UPSTREAM = ("include_upstream", "upstream_region", "upstream_data", "upstream_va
 
 
 def add(subparsers: Any) -> None:
-    """Declare the command and its one experiment."""
+    """Declare the command and its experiments."""
     outer = subparsers.add_parser(
         "experiment",
-        help="Train with and without upstream regions, and say whether they help.",
+        help="Train with and without upstream regions, or variants of your own, and say what is better.",
         formatter_class=Formatter,
     )
     experiments = outer.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
@@ -59,7 +56,7 @@ def add(subparsers: Any) -> None:
         "compare them, and shuffle the upstream inputs to see whether they are used. Given again, the same command "
         "goes on where it was.",
     )
-    add_settings(command, without=("include_upstream", "output_dir", "seed"))
+    add_settings(command, without=("include_upstream", "output_dir", "seed", "members"))
     group = command.add_argument_group("Experiment")
     group.add_argument("--seeds", metavar="N", type=seed, nargs="+", default=SEEDS, help="one training each (0 1 2)")
     group.add_argument(
@@ -67,53 +64,7 @@ def add(subparsers: Any) -> None:
     )
     add_permutations(group)
     group.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training of the experiment.
-
-    Attributes:
-        arm: "with upstream" or "without upstream".
-        config: its settings, with its seed and its folder.
-    """
-
-    arm: str
-    config: TrainConfig
-
-    @property
-    def folder(self) -> Path:
-        """Of checkpoints, forecast and evaluation."""
-        return Path(self.config.output_dir or "")
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint to score."""
-        return self.folder / "best.pt"
-
-    @property
-    def forecast(self) -> Path:
-        """Of the held-out months."""
-        return self.folder / "forecast.nc"
-
-    @property
-    def report(self) -> Path:
-        """What evaluate writes last."""
-        return self.folder / "evaluation" / "report.html"
-
-    def is_trained(self) -> bool:
-        """Whether all epochs are done, or training stopped early."""
-        from convlstm_wx.checkpoint import load_checkpoint
-        from convlstm_wx.training.saving import Progress, check_something_left
-
-        if not self.best.exists() or not (self.folder / "last.pt").exists():
-            return False
-        progress = Progress(**load_checkpoint(self.folder / "last.pt").training["progress"])
-        try:
-            check_something_left(self.config, progress)
-        except ConfigError:
-            return True
-        return False
+    variants.add(experiments)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -135,12 +86,11 @@ def run(options: argparse.Namespace) -> int:
         _remember(folder, config)
         _say_plan(trainings, options)
         for number, training in enumerate(trainings, 1):
-            log.info("\n%d of %d: %s, seed %d", number, len(trainings), training.arm, training.config.seed)
-            if not _train(training):
-                log.info("what is here already is kept: run the same command again to go on")
+            log.info("\n%d of %d: %s, seed %d", number, len(trainings), training.name, training.config.seed)
+            if not train(training):
                 return STOPPED
-            _forecast(training, dataset, _choices(training.config))
-            _evaluate(training, options)
+            forecast(training, dataset)
+            evaluate(training, confidence=options.confidence)
         _conclude(trainings, dataset, options, folder)
     return DONE
 
@@ -173,15 +123,6 @@ def _say_plan(trainings: Sequence[Training], options: argparse.Namespace) -> Non
 # The same experiment
 
 
-def _request(config: TrainConfig) -> dict[str, Any]:
-    """All that the results depend on but the seeds, of which more may be asked for later, and the machine."""
-    from convlstm_wx.data.cache import fingerprint
-
-    apart = {entry.name for entry in fields(TrainConfig) if entry.metadata["group"] in ("Device", "Output")} | {"seed"}
-    entries = {name: value for name, value in config.to_dict().items() if name not in apart}
-    return entries | {"data files": fingerprint([*config.data, *config.upstream_data])}
-
-
 def _check_same(folder: Path, config: TrainConfig) -> None:
     """Refuse to mix results of different settings or data.
 
@@ -195,7 +136,7 @@ def _check_same(folder: Path, config: TrainConfig) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); choose another --output") from error
-    now = json.loads(json.dumps(_request(config)))
+    now = json.loads(json.dumps(request(config)))
     differ = [name.replace("_", "-") for name in now if before.get(name) != now[name]]
     if differ:
         raise ConfigError(
@@ -207,84 +148,7 @@ def _check_same(folder: Path, config: TrainConfig) -> None:
 def _remember(folder: Path, config: TrainConfig) -> None:
     from convlstm_wx.files import write_text
 
-    write_text(folder / "experiment.json", json.dumps(_request(config), indent=1) + "\n")
-
-
-# Each training
-
-
-def _train(training: Training) -> bool:
-    """Train, or go on; False if it was stopped."""
-    if training.is_trained():
-        log.info("trained already: %s", training.best)
-        return True
-    options = _options(train, ["train"])
-    for name, value in training.config.to_dict().items():
-        setattr(options, name, value)
-    options.resume = "auto"
-    with _own_log():
-        return train.run(options) == DONE
-
-
-@contextmanager
-def _own_log() -> Iterator[None]:
-    """A training's log file ends with the training."""
-    logger = logging.getLogger("convlstm_wx")
-    before = logger.handlers[:]
-    try:
-        yield
-    finally:
-        for handler in logger.handlers[:]:
-            if handler not in before:
-                logger.removeHandler(handler)
-                handler.close()
-
-
-def _options(command: Any, arguments: Sequence[str]) -> argparse.Namespace:
-    """Those of another command, as its own parser gives them."""
-    parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
-    return parser.parse_args(arguments)
-
-
-def _choices(config: TrainConfig) -> argparse.Namespace:
-    """Of making forecasts: the held-out months, on the device of training."""
-    return argparse.Namespace(
-        months=None, allow_seen=False, lead_steps=None, batch_size=16, device=config.device, use_amp=config.use_amp
-    )
-
-
-def _is_newer(made: Path, source: Path) -> bool:
-    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
-
-
-def _forecast(training: Training, dataset: "xr.Dataset", choices: argparse.Namespace) -> None:
-    from convlstm_wx.forecast.writing import write_forecast
-
-    if _is_newer(training.forecast, training.best):
-        log.info("forecast already: %s", training.forecast)
-        return
-    checkpoint, upstream = _load(training, dataset)
-    made, _ = forecast_unseen(choices, checkpoint, dataset, upstream)
-    write_forecast([made], training.forecast, made["init_time"].values)
-
-
-def _load(training: Training, dataset: "xr.Dataset") -> tuple["Checkpoint", list["xr.Dataset"]]:
-    from convlstm_wx.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(training.best)
-    upstream = open_upstream(checkpoint.spec, None)
-    checkpoint.spec.check(dataset, upstream)
-    return checkpoint, upstream
-
-
-def _evaluate(training: Training, options: argparse.Namespace) -> None:
-    if _is_newer(training.report, training.forecast):
-        log.info("evaluated already: %s", training.report.parent)
-        return
-    arguments = ["evaluate", "--checkpoint", str(training.best), "--forecast", str(training.forecast)]
-    arguments += ["--output", str(training.report.parent), "--confidence", str(options.confidence)]
-    evaluate.run(_options(evaluate, [*arguments, "--data", *training.config.data]))
+    write_text(folder / "experiment.json", json.dumps(request(config), indent=1) + "\n")
 
 
 # What all of them say
@@ -297,7 +161,7 @@ def _conclude(trainings: Sequence[Training], dataset: "xr.Dataset", options: arg
     from convlstm_wx.verification.compare import agreement, compare, sentences
     from convlstm_wx.verification.pairing import errors_of_forecasts
 
-    arms = {arm: [training for training in trainings if training.arm == arm] for arm in ARMS}
+    arms = {arm: [training for training in trainings if training.name == arm] for arm in ARMS}
     given = {arm: [open_forecast(training.forecast) for training in arms[arm]] for arm in ARMS}
     errors = errors_of_forecasts(given[WITHOUT], given[WITH], truth_of(dataset, given[WITH][0]))
     gains = compare(errors, confidence=options.confidence)
@@ -345,13 +209,12 @@ def _permutation_errors(
     every = []
     for training in trainings:
         kept = training.folder / f"permutations_{options.permutations}.nc"
-        if not _is_newer(kept, training.forecast):
-            checkpoint, upstream = _load(training, dataset)
-            choices = argparse.Namespace(
-                **vars(_choices(training.config)), permutations=options.permutations, seed=training.config.seed
+        if not is_newer(kept, training.forecast):
+            making = argparse.Namespace(
+                **vars(choices(training.config)), permutations=options.permutations, seed=training.config.seed
             )
             made = open_forecast(training.forecast).load()
-            errors = errors_of_permutations(choices, checkpoint, dataset, upstream, made)
+            errors = errors_of_permutations(making, load(training, dataset), dataset, made)
             with replacing(kept) as temporary, library_errors():
                 errors.to_netcdf(temporary)
         with xr.open_dataset(kept, decode_timedelta=True) as opened:
@@ -365,7 +228,7 @@ def _facts(arms: dict[str, list[Training]]) -> dict[str, str]:
     facts = {}
     for side, (arm, trainings) in zip("AB", arms.items()):
         checkpoint = load_checkpoint(trainings[0].best)
-        numbers = sum(weight.numel() for weight in checkpoint.weights.values())
+        numbers = parameters_of(checkpoint)
         regions = "; ".join(region.describe() for region in checkpoint.spec.upstream)
         epochs = ", ".join(str(_epochs(training)) for training in trainings)
         facts[side] = (

@@ -198,11 +198,10 @@ def _command(config: TrainConfig) -> str:
     words = ["python", "train_convlstm.py"]
     for entry in fields(TrainConfig):
         value = getattr(config, entry.name)
-        if entry.metadata["auto"] and value == AUTO:
-            value = "auto"
         if entry.name in OUTPUT_SETTINGS or value == entry.default:
             continue
-        words += _as_words(as_flag(entry.name), value, entry.metadata["shape"])
+        shown = "auto" if entry.metadata["auto"] and value == AUTO else value
+        words += _as_words(as_flag(entry.name), shown, entry.metadata["shape"])
     return shlex.join(words)
 
 

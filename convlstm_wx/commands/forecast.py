@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convlstm_wx.commands.fetch import step_hours
-from convlstm_wx.commands.making import choose_lead_steps, data_files, open_upstream, say_times
+from convlstm_wx.commands.making import data_files, open_upstream, say_times
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, positive, refuse_input, seed
 from convlstm_wx.config import PERTURBATION
 from convlstm_wx.errors import ConfigError
@@ -43,7 +43,7 @@ def add(subparsers: Any) -> None:
         "--members",
         metavar="N",
         type=positive,
-        help="as many as checkpoints, or more from perturbed initial states (default: one a checkpoint)",
+        help="as many as trained networks, or more from perturbed initial states (default: one a network)",
     )
     ensemble.add_argument(
         "--perturbation",
@@ -60,43 +60,40 @@ def run(options: argparse.Namespace) -> int:
     """Forecast from one or many init times into a file."""
     import numpy as np
 
-    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.checkpoint import checkpoints_of, load_checkpoint
     from convlstm_wx.data.account import count
     from convlstm_wx.data.cache import fingerprint
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.choosing import choose_init_times
+    from convlstm_wx.forecast.assembling import assemble
     from convlstm_wx.forecast.labelling import lead_times
-    from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
+    from convlstm_wx.forecast.rollout import Trained
     from convlstm_wx.forecast.writing import forecast_to_file
 
-    ensemble = None
-    if options.members is not None or len(options.checkpoint) > 1:
-        ensemble = Ensemble(options.members or len(options.checkpoint), options.perturbation, options.seed)
-    output, statistics = _outputs(options, members=ensemble.members if ensemble else 1)
+    options.checkpoint = [str(file) for path in options.checkpoint for file in checkpoints_of(path)]
+    output, statistics = _outputs(options, members=options.members or len(options.checkpoint))
     checkpoints = [load_checkpoint(path) for path in options.checkpoint]
     policy = choose_device(options.device, use_amp=options.use_amp)
     dataset = open_dataset(options.data)
     trained = [Trained(each, open_upstream(each.spec, options.upstream_data)) for each in checkpoints]
-    for each in trained:
-        each.checkpoint.spec.check(dataset, each.upstream)
-    demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
-    every = None if options.every is None else np.timedelta64(options.every, "h")
-    named = options.init_time or ()
-    period = options.start, options.end
-    forecast = Forecast(
+    forecast = assemble(
         trained,
         dataset,
-        choose_init_times(demanding.checkpoint.spec, dataset, named, *period, demanding.upstream, every=every),
-        choose_lead_steps(options.lead_steps, min(each.spec.lead_steps for each in checkpoints)),
         policy,
-        ensemble=ensemble,
+        named=options.init_time or (),
+        start=options.start,
+        end=options.end,
+        every=None if options.every is None else np.timedelta64(options.every, "h"),
+        lead_steps=options.lead_steps,
+        members=options.members,
+        perturbation=options.perturbation,
+        seed=options.seed,
         batch_size=options.batch_size,
-        skip_incomplete=not named and any(value is not None for value in (*period, every)),
     )
     log.info("device     %s", "; ".join(policy.reasons))
-    if ensemble:
-        members, perturbed = ensemble.members, ensemble.members - len(trained)
+    if forecast.ensemble:
+        members = forecast.ensemble.members
+        perturbed = members - len(trained)
         log.info("ensemble   %s, %d of them from perturbed initial states", count(members, "member"), perturbed)
     try:
         kept = forecast_to_file(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convlstm_wx.commands.options import DONE, add_command, nonempty
+from convlstm_wx.commands.options import DONE, add_command, nonempty, print_out
 from convlstm_wx.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,23 +26,34 @@ MOST_LEADS = 6  # in the table; --json has all
 def add(subparsers: Any) -> None:
     """Declare the command."""
     command = add_command(subparsers, "info", run, "Tell what a checkpoint is, trained on what, and how good.")
-    command.add_argument("checkpoint", metavar="CHECKPOINT", type=nonempty, help="a .pt file, or the folder of a run")
+    command.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=nonempty, help="a .pt file, or the folder of a run or an ensemble"
+    )
     command.add_argument("--json", action="store_true", help="print a JSON document, and nothing else")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load, tell."""
-    from convlstm_wx.checkpoint import load_checkpoint
+    from convlstm_wx.checkpoint import checkpoints_of, load_checkpoint, members_in
 
     if options.json:
         logging.getLogger("convlstm_wx").setLevel(logging.ERROR)
-    path = _file(Path(options.checkpoint))
-    checkpoint = load_checkpoint(path)
-    facts = facts_of(checkpoint, path)
+    path = Path(options.checkpoint)
+    members: list[dict[str, Any]] = []
+    if members_in(path):
+        files = checkpoints_of(path)
+        members = [facts_of(load_checkpoint(file), file) for file in files]
+        checkpoint = load_checkpoint(files[0])
+        facts = members[0] | {"next": list(_next_commands(checkpoint, path))}
+    else:
+        path = _file(path)
+        checkpoint = load_checkpoint(path)
+        facts = facts_of(checkpoint, path)
     if options.json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        document = {"members": members, "next": facts["next"]} if members else facts
+        print_out(json.dumps(document, indent=2, allow_nan=False))
         return DONE
-    for line in told(facts, checkpoint):
+    for line in told(facts, checkpoint, members):
         log.info(line)
     return DONE
 
@@ -73,7 +84,7 @@ def facts_of(checkpoint: "Checkpoint", path: Path) -> dict[str, Any]:
         "network": {
             "name": checkpoint.model_name,
             "hidden_channels": list(config.hidden_channels),
-            "parameters": sum(weight.numel() for weight in checkpoint.weights.values()),
+            "parameters": parameters_of(checkpoint),
         },
         "inputs": _channels(spec.target, [channel.name for channel in spec.channels]),
         "targets": _channels(spec.target, [channel.name for channel in spec.targets]),
@@ -94,6 +105,11 @@ def facts_of(checkpoint: "Checkpoint", path: Path) -> dict[str, Any]:
         "next": list(_next_commands(checkpoint, path)),
     }
     return _finite(facts)
+
+
+def parameters_of(checkpoint: "Checkpoint") -> int:
+    """How many numbers were learned; those of the linear model of a blend are not among them."""
+    return sum(weight.numel() for weight in checkpoint.training["averaged"]["shadow"].values())
 
 
 def _channels(region: "RegionSpec", names: Sequence[str]) -> list[dict[str, str]]:
@@ -149,15 +165,18 @@ def _skill(checkpoint: "Checkpoint") -> dict[str, Any] | None:
 
 
 def _next_commands(checkpoint: "Checkpoint", path: Path) -> Iterator[str]:
-    """What to do with it, ready to be pasted."""
+    """What to do with it, or with the ensemble in a folder, ready to be pasted."""
+    from convlstm_wx.checkpoint import members_in
+
     progress = checkpoint.training["progress"]
     file, data = shlex.quote(str(path)), shlex.join(checkpoint.config.data)
-    if progress["epoch"] <= checkpoint.config.num_epochs and path.name != "best.pt":
+    folder = path if path.is_dir() else path.parent
+    if progress["epoch"] <= checkpoint.config.num_epochs and path.name != "best.pt" and not path.is_dir():
         yield f"convlstm-wx train --data {data} --resume {file}"
     yield f"convlstm-wx forecast --checkpoint {file} --data {data} --output forecast.nc"
     yield f"convlstm-wx evaluate --checkpoint {file} --data {data} --output evaluation/"
-    if (path.parent / "history.csv").exists():
-        yield f"convlstm-wx plot-history {shlex.quote(str(path.parent))} --output history.png"
+    if (folder / "history.csv").exists() or members_in(folder):
+        yield f"convlstm-wx plot-history {shlex.quote(str(folder))} --output history.png"
 
 
 def _finite(entry: Any) -> Any:
@@ -171,9 +190,10 @@ def _finite(entry: Any) -> Any:
 # For people
 
 
-def told(facts: dict[str, Any], checkpoint: "Checkpoint") -> Iterator[str]:
-    """The same in lines."""
+def told(facts: dict[str, Any], checkpoint: "Checkpoint", members: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
+    """The same in lines, after those of the members, if it is the first of an ensemble."""
     sections = {
+        "members": _about_members(members),
         "checkpoint": _about_file(facts),
         "network": _about_network(facts),
         "trained on": _about_data(facts),
@@ -185,6 +205,23 @@ def told(facts: dict[str, Any], checkpoint: "Checkpoint") -> Iterator[str]:
     for name, lines in sections.items():
         for index, line in enumerate(lines):
             yield f"{'' if index else name:<13}{line}"
+
+
+def _about_members(members: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How each learned, in a table."""
+    from convlstm_wx.data.account import aligned
+
+    if not members:
+        return
+    rows = [["", "seed", "epochs", "best", "validation loss (persistence)"]]
+    for facts in members:
+        progress = facts["progress"]
+        losses = f"{_loss(progress['best_validation_loss'])} ({_loss(progress['persistence_loss'])})"
+        done = f"{progress['epochs_done']} of {progress['epochs_asked']}"
+        name = Path(facts["file"]["path"]).parent.name
+        rows.append([name, str(facts["config"]["seed"]), done, str(progress["best_epoch"] or "-"), losses])
+    yield f"{len(members)}, an ensemble; what follows is of the first"
+    yield from aligned(rows, right=range(1, len(rows[0])))
 
 
 def _about_file(facts: dict[str, Any]) -> Iterator[str]:
@@ -218,6 +255,8 @@ def _about_data(facts: dict[str, Any]) -> Iterator[str]:
 
 def _about_training(facts: dict[str, Any]) -> Iterator[str]:
     progress = facts["progress"]
+    if facts["config"]["init_from"]:
+        yield f"started from the weights of {facts['config']['init_from']}"
     yield (
         f"{progress['epochs_done']} of {progress['epochs_asked']} epochs, {progress['optimiser_steps']:,} optimiser "
         f"steps, {_duration(progress['training_hours'])}"

@@ -16,6 +16,7 @@ from convlstm_wx.commands.options import (
     add_settings,
     nonempty,
     one_line,
+    print_out,
     refuse_input,
     training_config,
     training_device,
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     log.info(last_line(findings, config))
     if options.json:
         text = json.dumps(as_dict(findings, config), indent=2, allow_nan=False) + "\n"
-        print(text, end="") if options.json == "-" else write_text(Path(options.json), text)
+        print_out(text.rstrip()) if options.json == "-" else write_text(Path(options.json), text)
     return NOT_READY if findings.problem else DONE
 
 

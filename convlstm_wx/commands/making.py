@@ -5,15 +5,48 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from convlstm_wx.errors import ConfigError, DataError
+from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from convlstm_wx.checkpoint import Checkpoint
     from convlstm_wx.data.spec import DataSpec
+    from convlstm_wx.forecast.rollout import Trained
 
 log = logging.getLogger(__name__)
+
+
+def load_members(path: str) -> list["Checkpoint"]:
+    """The network of a checkpoint or of a run's folder, or the members of an ensemble's folder, to be scored as one.
+
+    Raises:
+        CheckpointError: if there is none, or members learned from different data: some would know what is scored.
+    """
+    from convlstm_wx.checkpoint import checkpoints_of, load_checkpoint
+
+    members = [load_checkpoint(file) for file in checkpoints_of(path)]
+    found = [change for other in members[1:] for change in members[0].spec.changes(other.spec)]
+    if found:
+        raise CheckpointError(f"{path}: its members learned from different data ({found[0]}); score them one by one")
+    return members
+
+
+def open_trained(
+    members: Sequence["Checkpoint"], dataset: "xr.Dataset", upstream_data: Sequence[str] | None
+) -> list["Trained"]:
+    """Networks with their upstream data, see :func:`open_upstream`, that fit the data.
+
+    Raises:
+        CheckpointError: if they do not fit, naming every difference.
+    """
+    from convlstm_wx.forecast.rollout import Trained
+
+    trained = [Trained(each, open_upstream(each.spec, upstream_data)) for each in members]
+    for each in trained:
+        each.checkpoint.spec.check(dataset, each.upstream)
+    return trained
 
 
 def open_upstream(spec: "DataSpec", given: Sequence[str] | None) -> list["xr.Dataset"]:
@@ -41,13 +74,6 @@ def data_files(options: argparse.Namespace, specs: Sequence["DataSpec"]) -> list
     """All files that forecasts are made from: the data, and what :func:`open_upstream` opens."""
     trained = [path for spec in specs for files in spec.upstream_files for path in files]
     return [*options.data, *(options.upstream_data or dict.fromkeys(trained))]
-
-
-def choose_lead_steps(asked: int | None, trained: int) -> int:
-    """The number of lead times; beyond the trained one with a warning."""
-    if asked is not None and asked > trained:
-        log.warning("--lead-steps %d is beyond the %d of training: the later ones were never practised", asked, trained)
-    return asked or trained
 
 
 def say_forecast(made: "xr.Dataset") -> None:

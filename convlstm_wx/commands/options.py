@@ -1,8 +1,11 @@
 """What the commands' options share: how they are added, their types, and the settings of training among them."""
 
 import argparse
+import os
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,6 +57,15 @@ def add_command(subparsers: Any, name: str, run: Any, summary: str) -> argparse.
     return command
 
 
+def print_out(text: str) -> None:
+    """Print a document; where nobody reads on (`| head -1`) the rest goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is still buffered goes there too when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 # The settings of training
 
 
@@ -88,7 +100,7 @@ def _add_setting(group: Any, entry: Field) -> None:
         common |= {"nargs": 4, "metavar": ("LAT_MIN", "LAT_MAX", "LON_MIN", "LON_MAX")}
         common |= {"action": "append"} if metadata["shape"] == "boxes" else {}
     else:
-        is_path = entry.name in ("data", "upstream_data", "output_dir", "cache_dir")
+        is_path = entry.name in ("data", "upstream_data", "output_dir", "cache_dir", "init_from")
         choices = f"{{{','.join(metadata['choices'])}}}" if metadata["choices"] else ""
         metavar = "PATH" if is_path else {int: "N", float: "X", str: "TEXT"}[metadata["kind"]]
         common |= {"metavar": choices or metavar}
@@ -157,7 +169,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not TOML ({error})") from error
-    return TrainConfig.typed(entries, source=f"--config {path}")
+    TrainConfig.typed(entries, source=f"--config {path}")  # whose mistakes are told with the file's name
+    return {key.replace("-", "_"): value for key, value in entries.items()}
 
 
 # Options of several commands
@@ -179,7 +192,8 @@ def add_data_and_device(
         metavar="PATH",
         type=nonempty,
         required=checkpoint_required,
-        help="best.pt of a training run" + ("; those of several runs make an ensemble" if several_checkpoints else ""),
+        help="the folder of a training run, or its best.pt; the members in a folder make an ensemble"
+        + (", and so do several" if several_checkpoints else ""),
         **several,
     )
     command.add_argument(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.compare import say, truth_of, write
-from convlstm_wx.commands.making import open_upstream
+from convlstm_wx.commands.making import load_members, open_trained
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, positive, seed, share
 from convlstm_wx.commands.unseen import add_months, forecast_unseen
 from convlstm_wx.errors import ConfigError
@@ -15,7 +15,7 @@ from convlstm_wx.errors import ConfigError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from convlstm_wx.checkpoint import Checkpoint
+    from convlstm_wx.forecast.rollout import Trained
 
 log = logging.getLogger(__name__)
 
@@ -56,24 +56,22 @@ def add_permutations(command: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Forecast as it was, and with shuffled upstream inputs."""
-    from convlstm_wx.checkpoint import load_checkpoint
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import check_can_make
     from convlstm_wx.verification import permutation
     from convlstm_wx.verification.compare import compare
 
-    checkpoint = load_checkpoint(options.checkpoint)
-    if not checkpoint.spec.upstream:
+    members = load_members(options.checkpoint)
+    if not members[0].spec.upstream:
         raise ConfigError(
             f"--checkpoint {options.checkpoint}: has no upstream region to shuffle; train with --include-upstream"
         )
     if options.output:
         check_can_make(Path(options.output))
     dataset = open_dataset(options.data)
-    upstream = open_upstream(checkpoint.spec, options.upstream_data)
-    checkpoint.spec.check(dataset, upstream)
-    made, months = forecast_unseen(options, checkpoint, dataset, upstream)
-    errors = errors_of_permutations(options, checkpoint, dataset, upstream, made)
+    trained = open_trained(members, dataset, options.upstream_data)
+    made, months = forecast_unseen(options, trained, dataset)
+    errors = errors_of_permutations(options, trained, dataset, made)
     gains = compare(errors, confidence=options.confidence, seed=options.seed)
     said = permutation.sentences(gains)
     say(gains, said)
@@ -91,9 +89,8 @@ def run(options: argparse.Namespace) -> int:
 
 def errors_of_permutations(
     options: argparse.Namespace,
-    checkpoint: "Checkpoint",
+    trained: Sequence["Trained"],
     dataset: "xr.Dataset",
-    upstream: Sequence["xr.Dataset"],
     made: "xr.Dataset",
 ) -> "xr.Dataset":
     """Errors of forecasts (A) and of the same with shuffled upstream inputs (B), a run for each permutation.
@@ -106,7 +103,7 @@ def errors_of_permutations(
     import xarray as xr
 
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import make_forecast
+    from convlstm_wx.forecast.assembling import make_forecast
     from convlstm_wx.verification.pairing import errors_of_forecasts
     from convlstm_wx.verification.permutation import other_times
 
@@ -117,12 +114,11 @@ def errors_of_permutations(
     for number in range(options.permutations):
         log.info("shuffling  %d of %d", number + 1, options.permutations)
         shuffled = make_forecast(
-            checkpoint,
+            trained,
             dataset,
             init_times,
             lead_steps=made.sizes["lead_time"],
             policy=policy,
-            upstream=upstream,
             batch_size=options.batch_size,
             upstream_from=other_times(init_times, generator),
         )

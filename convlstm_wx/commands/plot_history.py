@@ -19,7 +19,11 @@ def add(subparsers: Any) -> None:
         subparsers, "plot-history", run, "Draw losses, learning rate and validation errors of training runs."
     )
     command.add_argument(
-        "runs", metavar="RUN", type=nonempty, nargs="+", help="folders of training runs; several are drawn together"
+        "runs",
+        metavar="RUN",
+        type=nonempty,
+        nargs="+",
+        help="folders of training runs or ensembles; several are drawn together",
     )
     command.add_argument(
         "--output", metavar="FILE", type=nonempty, required=True, help=f"the picture: {', '.join(ENDINGS)}"
@@ -37,13 +41,16 @@ def run(options: argparse.Namespace) -> int:
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name a file")
     check_can_make(output.parent)
-    draw_history([_folder(Path(run)) for run in options.runs], output)
+    draw_history([folder for run in options.runs for folder in _folders(Path(run))], output)
     log.info("written    %s", output)
     return DONE
 
 
-def _folder(run: Path) -> Path:
-    """A run's folder, also from a file in it, such as its best.pt."""
+def _folders(run: Path) -> list[Path]:
+    """A run's folder, also from a file in it, such as its best.pt; those of all members of an ensemble."""
+    from convlstm_wx.checkpoint import members_in
+
     if not run.exists():
         raise ConfigError(f"{run}: no such folder; give that of a training run, with its history.csv")
-    return run if run.is_dir() else run.parent
+    folder = run if run.is_dir() else run.parent
+    return members_in(folder) or [folder]

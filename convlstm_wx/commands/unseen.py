@@ -4,16 +4,15 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.making import choose_lead_steps
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-    from convlstm_wx.checkpoint import Checkpoint
     from convlstm_wx.data.spec import DataSpec
     from convlstm_wx.data.splits import Split
+    from convlstm_wx.forecast.rollout import Forecast, Trained
 
 
 def add_months(command: Any) -> None:
@@ -32,6 +31,7 @@ def choose_unseen(
     Raises:
         ConfigError: for months that training or validation saw, or that hold no forecast.
     """
+    from convlstm_wx.forecast.assembling import choose_lead_steps
     from convlstm_wx.forecast.choosing import possible_init_times
 
     times = dataset["time"].values
@@ -72,25 +72,33 @@ def check_unseen(options: argparse.Namespace, split: "Split", times: "np.ndarray
     return " (seen in training: scores flatter)" if seen.any() else ""
 
 
-def forecast_unseen(
-    options: argparse.Namespace, checkpoint: "Checkpoint", dataset: "xr.Dataset", upstream: Sequence["xr.Dataset"]
-) -> tuple["xr.Dataset", str]:
-    """Forecasts of a checkpoint for the chosen months, in memory, and what the months are called.
+def plan_unseen(
+    options: argparse.Namespace, trained: Sequence["Trained"], dataset: "xr.Dataset"
+) -> tuple["Forecast", str]:
+    """The forecast of a network or an ensemble for the chosen months, to be made, and what the months are called.
 
     Init times whose inputs have missing values are left out, with a warning.
     """
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import make_forecast
+    from convlstm_wx.forecast.rollout import Ensemble, Forecast
 
-    init_times, lead_steps, months = choose_unseen(options, checkpoint.spec, dataset)
-    made = make_forecast(
-        checkpoint,
+    init_times, lead_steps, months = choose_unseen(options, trained[0].checkpoint.spec, dataset)
+    forecast = Forecast(
+        trained,
         dataset,
         init_times,
-        lead_steps=lead_steps,
-        policy=choose_device(options.device, use_amp=options.use_amp),
-        upstream=upstream,
+        lead_steps,
+        choose_device(options.device, use_amp=options.use_amp),
+        ensemble=Ensemble(len(trained)) if len(trained) > 1 else None,
         batch_size=options.batch_size,
         skip_incomplete=True,
     )
-    return made, months
+    return forecast, months
+
+
+def forecast_unseen(
+    options: argparse.Namespace, trained: Sequence["Trained"], dataset: "xr.Dataset"
+) -> tuple["xr.Dataset", str]:
+    """What :func:`plan_unseen` plans, made in memory."""
+    forecast, months = plan_unseen(options, trained, dataset)
+    return forecast.collect(), months

@@ -1,7 +1,7 @@
 """From files to what a network gathers from: for training, and again later from a checkpoint's description alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import DEFAULT_FOLDER
 from convlstm_wx.data.channels import choose_channels, choose_targets
 from convlstm_wx.data.reading import open_dataset, source_of, time_step
-from convlstm_wx.data.records import fit_base
+from convlstm_wx.data.records import fit_linear
 from convlstm_wx.data.regional import TARGET, RegionInput, from_checkpoint, prepare
 from convlstm_wx.data.regions import Grid, Region, select_region
 from convlstm_wx.data.spec import DataSpec
@@ -23,6 +23,10 @@ from convlstm_wx.data.windows import Source, Windows, init_indices
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
 from convlstm_wx.linear.inverse_model import InverseModel
+
+LEAD_TIME = np.timedelta64(72, "h")  # is forecast unless other --lead-steps are asked for
+FEWEST_LEADS, MOST_LEADS = 4, 24
+TIMES_PER_LEAD = 28  # of the record, at least
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class TrainingInputs:
         account: the check of the target region's data.
         notes: what was decided about upstream regions and found in them.
         stored: where the arrays are kept, and how large they are.
-        base: what the network corrects; None: the last state.
+        linear: the linear inverse model that the network is blended with, if it is.
     """
 
     spec: DataSpec
@@ -92,17 +96,11 @@ class TrainingInputs:
     account: Account
     notes: tuple[str, ...]
     stored: str
-    base: InverseModel | None = None
+    linear: InverseModel | None = None
 
     def windows(self, role: int) -> Windows:
         """The windows of one role."""
-        windows = self.sources.windows(self.spec, self.roles_N == role)
-        if self.base is None or role != TRAIN:
-            return windows
-        folds_N = np.zeros(len(self.sources.times), np.int64)
-        fitted, folds = self.base.folds
-        folds_N[np.searchsorted(self.sources.times, fitted)] = folds + 1
-        return replace(windows, folds_N=folds_N)
+        return self.sources.windows(self.spec, self.roles_N == role)
 
 
 def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInputs:
@@ -119,9 +117,10 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
     times = dataset["time"].values
     if len(times) < 2:
         raise DataError(f"{source_of(dataset)}: {len(times)} time in the file; a forecast needs a series of them")
+    lead_steps = config.lead_steps or _lead_steps(times)
     split = make_split(
         times,
-        window_steps=config.input_steps + config.lead_steps,
+        window_steps=config.input_steps + lead_steps,
         held_out=config.held_out_months,
         validation=config.validation_months,
     )
@@ -147,15 +146,21 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
         targets=targets,
         step_s=int(time_step(times) / np.timedelta64(1, "s")),
         input_steps=config.input_steps,
-        lead_steps=config.lead_steps,
+        lead_steps=lead_steps,
         split=split,
         lat_descending=bool(dataset.attrs.get("lat_descending", 0)),
         source=source_of(dataset),
     )
     stored = f"{describe_bytes(size)} " + (f"in the data cache {folder}" if folder else "in memory")
     sources = _gather_sources(built, times)
-    base = fit_base(config, spec, [sources.target, *sources.upstream], times, sources.complete_N, roles)
-    return TrainingInputs(spec, sources, roles, accounts[0], tuple(notes), stored, base)
+    linear = fit_linear(config, spec, [sources.target, *sources.upstream], times, sources.complete_N, roles)
+    return TrainingInputs(spec, sources, roles, accounts[0], tuple(notes), stored, linear)
+
+
+def _lead_steps(times: np.ndarray) -> int:
+    """How many to forecast if nobody says so; the splits of a short record must hold windows of that length."""
+    wanted = int(np.ceil(LEAD_TIME / time_step(times)))
+    return int(np.clip(wanted, FEWEST_LEADS, max(FEWEST_LEADS, min(MOST_LEADS, len(times) // TIMES_PER_LEAD))))
 
 
 # Regions

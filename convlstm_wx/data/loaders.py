@@ -14,9 +14,9 @@ from convlstm_wx.data.windows import Batch, Windows
 
 
 class TensorBatch(NamedTuple):
-    """What a network is fed with; all on its device, float32 but for fold_B.
+    """What a network is fed with; all float32 and on its device.
 
-    x_BTCHW, clock_BSG, y_BLDHW, valid_BLDHW, emphasis_BLDHW and fold_B are those of
+    x_BTCHW, clock_BSG, y_BLDHW, valid_BLDHW and emphasis_BLDHW are those of
     :class:`~convlstm_wx.data.windows.Batch`; places has the place fields of the target and of each upstream region,
     upstream_fields the values and masks of the latter.
     """
@@ -28,7 +28,6 @@ class TensorBatch(NamedTuple):
     y_BLDHW: Tensor
     valid_BLDHW: Tensor
     emphasis_BLDHW: Tensor | None = None
-    fold_B: Tensor | None = None
 
     def first_leads(self, lead_steps: int) -> "TensorBatch":
         """The same with the first lead times only."""
@@ -63,17 +62,20 @@ class _Feed:
         regions = (windows.target, *windows.upstream)
         self.places = [torch.from_numpy(region.forcings.places).to(device) for region in regions]
 
-    def __call__(self, batch: Batch) -> TensorBatch:
+    def __call__(self, batch: Batch, windows: int) -> TensorBatch:
+        """A batch whose first windows count; those after them fill it up."""
         y = self._move(batch.y_BLDHW)
+        valid = torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW)
+        if windows < len(valid):
+            valid[windows:] = 0
         return TensorBatch(
             self._move(batch.x_BTCHW),
             self._move(batch.clock_BSG),
             self.places,
             [self._move(fields) for fields in batch.upstream],
             y,
-            torch.ones_like(y) if batch.valid_BLDHW is None else self._move(batch.valid_BLDHW),
+            valid,
             None if batch.emphasis_BLDHW is None else self._move(batch.emphasis_BLDHW),
-            None if batch.fold_B is None else self._move(batch.fold_B),
         )
 
     def _move(self, array: np.ndarray) -> Tensor:
@@ -110,21 +112,29 @@ def load_batches(
     *,
     num_workers: int = 0,
     pin_memory: bool = False,
+    fill_to: int = 0,
 ) -> Iterator[TensorBatch]:
     """The given batches of window numbers, in order, on the device.
+
+    One of fewer than `fill_to` windows is filled up with its last window, again and again, of which no point is valid.
 
     Threads, if any, gather the next batches while the network works on one: copying arrays and reading files needs no
     interpreter, so processes would only add copies.
     """
     feed = _Feed(windows, device, pin_memory=pin_memory)
     if num_workers == 0:
-        yield from (feed(windows.gather(numbers)) for numbers in batches)
+        yield from (feed(windows.gather(_filled(numbers, fill_to)), len(numbers)) for numbers in batches)
         return
     with ThreadPoolExecutor(num_workers, thread_name_prefix="gather") as pool:
-        ahead: deque[Future[Batch]] = deque()
+        ahead: deque[tuple[Future[Batch], int]] = deque()
         for numbers in batches:
-            ahead.append(pool.submit(windows.gather, numbers))
+            ahead.append((pool.submit(windows.gather, _filled(numbers, fill_to)), len(numbers)))
             if len(ahead) > num_workers:
-                yield feed(ahead.popleft().result())
-        while ahead:
-            yield feed(ahead.popleft().result())
+                gathered, count = ahead.popleft()
+                yield feed(gathered.result(), count)
+        for gathered, count in ahead:
+            yield feed(gathered.result(), count)
+
+
+def _filled(numbers: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([numbers, np.repeat(numbers[-1:], max(0, size - len(numbers)))])

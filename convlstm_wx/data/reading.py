@@ -57,6 +57,7 @@ _AXIS_ATTRIBUTES = {
     "lead_time": {"standard_name": "forecast_period", "long_name": "lead time"},
     "realization": {"standard_name": "realization", "units": "1"},
 }
+_CHUNK_BYTES = 8e6  # of a variable whose dimensions are put into another order
 _SPREAD = "realization: standard_deviation"
 _MOST_TEXTS = 4  # of one attribute that are handed on, where several files say different things
 _COUNTS = ("unsorted_times", "duplicate_times")
@@ -323,9 +324,19 @@ def _field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.
     else:
         # A file of one time may have it as a scalar.
         bare = bare.expand_dims([axis for axis, at in axes.items() if axis.endswith("time") and not at.dims])
-    bare = bare.transpose(*(axis for axis in axes if axis in bare.dims))
+    bare = _in_order(bare, [axis for axis in axes if axis in bare.dims])
     bare.attrs = attrs
     return bare
+
+
+def _in_order(field: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+    """With its dimensions in this order, lazily."""
+    if list(field.dims) == list(dims):
+        return field
+    if field.chunks is None:  # else xarray would keep an index of 8 bytes per value and dimension
+        longest = max(dims, key=lambda dim: field.sizes[dim])
+        field = field.chunk({longest: max(int(_CHUNK_BYTES * field.sizes[longest] / max(field.nbytes, 1)), 1)})
+    return field.transpose(*dims)
 
 
 def _order_and_values(

@@ -1,5 +1,6 @@
 """Normalised fields of a region as linear statistics read them, channel by channel."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from convlstm_wx.data.store import SLICE_BYTES, Array
 from convlstm_wx.data.windows import Source
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear.inverse_model import InverseModel, fit
+
+log = logging.getLogger(__name__)
+
+LARGE = 1e8  # values, whose fit takes longer than a few seconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def channel_names(spec: DataSpec) -> list[list[str]]:
     return [[f"{number} {channel.name}" for channel in each.statistics.channels] for number, each in enumerate(regions)]
 
 
-def fit_base(
+def fit_linear(
     config: TrainConfig,
     spec: DataSpec,
     sources: Sequence[Source],
@@ -73,7 +78,7 @@ def fit_base(
     complete_N: np.ndarray,
     roles_N: np.ndarray,
 ) -> InverseModel | None:
-    """The linear inverse model that the network is to correct, from training times alone; None: the last state.
+    """The linear inverse model that the network is to be blended with, from training times alone; None: none.
 
     Args:
         sources: of the target and of each upstream region.
@@ -81,7 +86,7 @@ def fit_base(
     Raises:
         DataError: where training is too short for it, and it was asked for.
     """
-    if config.base == "last" or (config.base == "auto" and config.model == "shi2015"):
+    if config.blend == "none":
         return None
     records, weights = {}, {}
     for names, region, source in zip(channel_names(spec), (spec.target, *spec.upstream), sources):
@@ -90,6 +95,8 @@ def fit_base(
             mask = int(gaps[:channel].sum()) if gaps[channel] else -1
             records[name] = ChannelRecord(source, channel, mask, times, complete_N)
             weights[name] = region.grid.area_weights()
+    if sum(len(times) * int(np.prod(record.shape)) for record in records.values()) > LARGE:
+        log.info("fitting the linear inverse model")
     targets = [channel_names(spec)[0][index] for index in spec.target_indices]
     leads = [lead * spec.step for lead in range(1, spec.lead_steps + 1)]
     try:
@@ -97,6 +104,6 @@ def fit_base(
             records, times[roles_N == TRAIN], leads, weights, spec.step, targets=targets, most_past=spec.input_steps
         )
     except DataError as error:
-        if config.base == "auto":
+        if config.blend == "auto":
             return None
-        raise DataError(f"{spec.source}: {error}; take --base last") from error
+        raise DataError(f"{spec.source}: {error}; take --blend none") from error

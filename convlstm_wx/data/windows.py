@@ -39,8 +39,6 @@ class Batch:
         y_BLDHW: what the targets became; 0 where missing.
         valid_BLDHW: 1 where y is observed; None where all of it is.
         emphasis_BLDHW: how much the errors of each point count in training; None where all count alike.
-        fold_B: the fold of the training times that the base forecast was fitted without; None: it was not fitted to
-            these times.
     """
 
     x_BTCHW: np.ndarray
@@ -49,7 +47,6 @@ class Batch:
     y_BLDHW: np.ndarray
     valid_BLDHW: np.ndarray | None
     emphasis_BLDHW: np.ndarray | None = None
-    fold_B: np.ndarray | None = None
 
 
 def init_indices(
@@ -91,7 +88,6 @@ class Windows:
         with_targets: whether y and valid are gathered.
         emphasis: from y_BLDHW and its valid times [B, L] to the emphasis of each point; None counts all alike.
         upstream_indices: like init_indices, where the upstream fields come from; None: from the window itself.
-        folds_N: the fold of each time, see :class:`Batch`.
     """
 
     target: Source
@@ -106,7 +102,6 @@ class Windows:
     with_targets: bool = True
     emphasis: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     upstream_indices: np.ndarray | None = None
-    folds_N: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.init_indices)
@@ -127,7 +122,6 @@ class Windows:
             y_BLDHW=y,
             valid_BLDHW=valid,
             emphasis_BLDHW=self.emphasis and self.emphasis(y, times_BS[:, self.input_steps :]),
-            fold_B=None if self.folds_N is None else self.folds_N[init_B],
         )
 
     def _targets(self, init_B: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,15 +8,16 @@ from typing import TypeAlias
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.checkpoint import Checkpoint, load_checkpoint
+from convlstm_wx.checkpoint import Checkpoint, checkpoints_of, load_checkpoint
 from convlstm_wx.config import PERTURBATION
 from convlstm_wx.data.reading import adopt_dataset, open_dataset
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy, choose_device
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.forecast.choosing import LATEST, choose_init_times
+from convlstm_wx.forecast.assembling import assemble
+from convlstm_wx.forecast.choosing import LATEST
 from convlstm_wx.forecast.labelling import data_texts
-from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained, check_members
+from convlstm_wx.forecast.rollout import Ensemble, Trained, check_members
 
 Data: TypeAlias = xr.Dataset | str | Path | Sequence[str | Path]
 Time: TypeAlias = str | datetime | np.datetime64
@@ -34,7 +35,8 @@ def load_forecaster(
         >>> made["t2m"].isel(init_time=0).plot(col="lead_time")
 
     Args:
-        checkpoint: best.pt of a training run; those of several runs make an ensemble.
+        checkpoint: the folder of a training run, or its best.pt; several make an ensemble, and so do the members of
+            one folder.
         device: auto, cuda, cuda:N, mps or cpu.
         use_amp: half precision where the device has it natively.
 
@@ -44,8 +46,9 @@ def load_forecaster(
     """
     paths = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
     if not paths:
-        raise ConfigError("no checkpoint given; name the best.pt of a training run")
-    return Forecaster([load_checkpoint(path) for path in paths], choose_device(device, use_amp=use_amp))
+        raise ConfigError("no checkpoint given; name the folder of a training run, or its best.pt")
+    files = [file for path in paths for file in checkpoints_of(path)]
+    return Forecaster([load_checkpoint(file) for file in files], choose_device(device, use_amp=use_amp))
 
 
 class Forecaster:
@@ -111,20 +114,18 @@ class Forecaster:
         _check_at_least(0, seed=seed, perturbation=perturbation)
         dataset = _open(data)
         trained = [Trained(each, _open_upstream(each.spec, upstream)) for each in self.checkpoints]
-        for each in trained:
-            each.checkpoint.spec.check(dataset, each.upstream)
-        demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
-        several = members is not None or len(trained) > 1
-        made = Forecast(
+        forecast = assemble(
             trained,
             dataset,
-            choose_init_times(demanding.checkpoint.spec, dataset, _texts(init_time), None, None, demanding.upstream),
-            lead_steps or min(each.spec.lead_steps for each in self.checkpoints),
             self.policy,
-            ensemble=Ensemble(members or len(trained), perturbation, seed) if several else None,
+            named=_texts(init_time),
+            lead_steps=lead_steps,
+            members=members,
+            perturbation=perturbation,
+            seed=seed,
             batch_size=batch_size,
-        ).collect()
-        return made.assign_attrs(data_texts(dataset))
+        )
+        return forecast.collect().assign_attrs(data_texts(dataset))
 
 
 def _check_at_least(lowest: int, **arguments: float | None) -> None:

@@ -6,7 +6,7 @@ Shapes: N init times, B batch, R members, L lead times, C channels, D target cha
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -23,6 +23,7 @@ from convlstm_wx.data.reading import source_of
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
+from convlstm_wx.forecast.at_once import AtOnce
 from convlstm_wx.forecast.choosing import check_init_times, iso
 from convlstm_wx.forecast.labelling import to_dataset, to_physical
 from convlstm_wx.forecast.perturbing import perturbation
@@ -99,6 +100,9 @@ class Forecast:
         for each in self.trained:
             check_init_times(each.checkpoint.spec, self.dataset, self.init_times)
             check_init_times(each.checkpoint.spec, self.dataset, self._upstream_of(self.init_times))
+        if self.policy.most_images:
+            longest = max(each.checkpoint.spec.input_steps for each in self.trained)
+            object.__setattr__(self, "batch_size", min(self.batch_size, self.policy.most_images // longest))
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         one = 4 * members * self.lead_steps * len(self.spec.targets) * len(grid.lat) * len(grid.lon)
         size = max(1, min(self.batch_size, PIECE_BYTES // one))
@@ -124,6 +128,7 @@ class Forecast:
         if not self.skip_incomplete:
             for index in range(len(stretches)):
                 self._refuse_incomplete(stretches[index], opened(index))
+        at_once = AtOnce(self.policy, self.batch_size)
         networks = [each.checkpoint.network() for each in self.trained]
         for network in networks:
             self.policy.place(network)
@@ -136,7 +141,7 @@ class Forecast:
                 sources = opened(index)
                 for number in stretch:
                     kept = self._complete(sources, self.init_times[self.pieces[number]])
-                    yield number, kept, self._piece(networks, sources, kept)
+                    yield number, kept, self._piece(networks, sources, kept, at_once)
                     bar.update(len(self.pieces[number]))
 
     def collect(self) -> xr.Dataset:
@@ -242,18 +247,21 @@ class Forecast:
 
     # Computing
 
-    def _piece(self, networks: Sequence[Network], sources: Sequence[Sources], init_times: np.ndarray) -> np.ndarray:
+    def _piece(
+        self, networks: Sequence[Network], sources: Sequence[Sources], init_times: np.ndarray, at_once: AtOnce
+    ) -> np.ndarray:
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         shape = (len(init_times), members, self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
         values_BRLDHW = np.empty(shape, np.float32)
         if len(init_times):
             for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
-                rows = list(product(range(len(init_times)), range(place, members, len(networks))))
-                batch = self._batch(each.checkpoint.spec, source, init_times)
-                for some in in_batches(np.arange(len(rows)), self.batch_size):
-                    fields = self._roll_out(network, each.checkpoint.spec, batch, init_times, [rows[n] for n in some])
-                    for n, values_LDHW in zip(some, fields):
-                        values_BRLDHW[rows[n]] = values_LDHW
+                spec, mine = each.checkpoint.spec, range(place, members, len(networks))
+                rows = list(product(range(len(init_times)), mine))
+                most = len(self.pieces[0]) * len(mine)  # those of a whole piece
+                roll_out = partial(self._roll_out, network, spec, source, init_times)
+                for some, fields in at_once.parts(rows, roll_out, most=most):
+                    for row, values_LDHW in zip(some, fields):
+                        values_BRLDHW[row] = values_LDHW
         return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
 
     def _batch(self, spec: DataSpec, sources: Sources, init_times: np.ndarray) -> TensorBatch:
@@ -267,19 +275,22 @@ class Forecast:
         self,
         network: Network,
         spec: DataSpec,
-        batch: TensorBatch,
+        sources: Sources,
         init_times: np.ndarray,
         rows: Sequence[tuple[int, int]],
-    ) -> Iterator[np.ndarray]:
-        """Physical values [L, D, H, W] of each row, an init time's number with a member's."""
-        chosen = [at for at, _ in rows]
-        if chosen != list(range(len(init_times))):
+        size: int,
+    ) -> list[np.ndarray]:
+        """Physical values [L, D, H, W] of each row, an init time's number with a member's; computed `size` at once."""
+        padded = [*rows, *[rows[-1]] * (size - len(rows))]
+        needed, chosen = np.unique([at for at, _ in padded], return_inverse=True)
+        batch = self._batch(spec, sources, init_times[needed])
+        if len(needed) < len(padded):
             batch = _rows(batch, chosen)
-        batch = batch._replace(x_BTCHW=self._perturbed(spec, batch.x_BTCHW, init_times, rows))
+        batch = batch._replace(x_BTCHW=self._perturbed(spec, batch.x_BTCHW, init_times, padded))
         with self.policy.autocast():
             leads = [y.float().cpu() for y in network.rollout(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)]
         fields_BLDHW = torch.stack(leads, dim=1).numpy()
-        return (to_physical(spec, init_times[at], fields) for (at, _), fields in zip(rows, fields_BLDHW))
+        return [to_physical(spec, init_times[at], fields) for (at, _), fields in zip(rows, fields_BLDHW)]
 
     def _perturbed(
         self, spec: DataSpec, x_BTCHW: Tensor, init_times: np.ndarray, rows: Sequence[tuple[int, int]]
@@ -341,39 +352,10 @@ def _target_units(spec: DataSpec) -> list[str]:
     return [spec.target.attributes[channel.variable]["units"] for channel in spec.targets]
 
 
-def _rows(batch: TensorBatch, chosen: Sequence[int]) -> TensorBatch:
-    at = torch.tensor(chosen, device=batch.x_BTCHW.device)
+def _rows(batch: TensorBatch, chosen: np.ndarray) -> TensorBatch:
+    at = torch.from_numpy(chosen).to(batch.x_BTCHW.device)
     return batch._replace(
         x_BTCHW=batch.x_BTCHW[at],
         clock_BSG=batch.clock_BSG[at],
         upstream_fields=[fields[at] for fields in batch.upstream_fields],
     )
-
-
-def make_forecast(
-    checkpoint: Checkpoint,
-    dataset: xr.Dataset,
-    init_times: np.ndarray,
-    *,
-    lead_steps: int,
-    policy: DevicePolicy,
-    upstream: Sequence[xr.Dataset] = (),
-    batch_size: int = 16,
-    skip_incomplete: bool = False,
-    upstream_from: np.ndarray | None = None,
-) -> xr.Dataset:
-    """The forecasts of one network in memory; arguments and errors of :class:`Forecast`.
-
-    Returns:
-        Dimensions init_time, lead_time, [level,] lat, lon; see :func:`~convlstm_wx.forecast.labelling.to_dataset`.
-    """
-    return Forecast(
-        [Trained(checkpoint, upstream)],
-        dataset,
-        init_times,
-        lead_steps,
-        policy,
-        batch_size=batch_size,
-        skip_incomplete=skip_incomplete,
-        upstream_from=upstream_from,
-    ).collect()

@@ -19,7 +19,7 @@ import numpy as np
 
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear.damping import damping
-from convlstm_wx.linear.record import Record, in_blocks
+from convlstm_wx.linear.record import READ_BYTES, Record, in_blocks
 
 PAST_TIMES = (1, 3)
 EXPLAINED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # share of the variance that the predicting EOFs hold
@@ -41,9 +41,8 @@ class InverseModel:
         patterns_KHW: of each channel that is forecast, the anomaly that a coefficient of 1 stands for.
         projectors_KHW: of each channel; a coefficient is the sum of anomaly x projector over points and channels.
         operators_DK: of each lead time; the predictors are the coefficients of the latest time, then of earlier ones.
-        left_out_FDK: the same, of each fold of the training times fitted to the others.
-        folds: training times [N], and the fold [N] of each.
         damping_HW: of each channel that is forecast and each lead time, how much is left of what the EOFs do not hold.
+        optimism: of each lead time, the mean square of errors left out in cross-validation over that of the fit.
         past: how many times predict.
         step: between them.
         description: how it was made, in one sentence.
@@ -52,9 +51,8 @@ class InverseModel:
     patterns_KHW: Mapping[str, np.ndarray]
     projectors_KHW: Mapping[str, np.ndarray]
     operators_DK: Mapping[np.timedelta64, np.ndarray]
-    left_out_FDK: Mapping[np.timedelta64, np.ndarray]
-    folds: tuple[np.ndarray, np.ndarray]
     damping_HW: Mapping[str, Mapping[np.timedelta64, np.ndarray]]
+    optimism: Mapping[np.timedelta64, float]
     past: int
     step: np.timedelta64
     description: str
@@ -135,14 +133,13 @@ def fit(
         )
     patterns, projectors, held = _orthogonal_functions(records, training, weights_H)
     coefficients = _coefficients(records, projectors, training)
-    folds = np.arange(training.size) * FOLDS // training.size
     past_times = [past for past in PAST_TIMES if past <= most_past]
-    sums = _sums(coefficients, training, folds, lead_times, step, max(past_times))
+    sums = _sums(coefficients, training, lead_times, step, max(past_times))
     counts = np.unique(np.minimum(np.searchsorted(held, EXPLAINED) + 1, held.size))
     choices = list(itertools.product(counts.tolist(), past_times))
-    operators, left_out, chosen = {}, {}, []
-    for lead, (operator, by_fold, choice) in zip(lead_times, _regressions(sums, choices)):
-        operators[lead], left_out[lead] = operator, by_fold
+    operators, optimism, chosen = {}, {}, []
+    for lead, (operator, optimism[lead], choice) in zip(lead_times, _regressions(sums, choices)):
+        operators[lead] = operator
         chosen.append(choice)
     names = list(records) if targets is None else list(targets)
     rests = {name: _Rest(records[name], patterns[name], training, coefficients) for name in names}
@@ -155,8 +152,7 @@ def fit(
         f"the state at the init time is damped"
     )
     kept = {name: patterns[name] for name in names}
-    folded = (training, folds)
-    return InverseModel(kept, projectors, operators, left_out, folded, damped, max(past_times), step, description)
+    return InverseModel(kept, projectors, operators, damped, optimism, max(past_times), step, description)
 
 
 @dataclass(frozen=True)
@@ -175,6 +171,26 @@ class _Rest:
     def anomalies(self, times: np.ndarray) -> np.ndarray:
         held = self.coefficients_NK[np.searchsorted(self.times, times)].astype(np.float32)
         return self.record.anomalies(times) - np.tensordot(held, self.patterns_KHW, 1)
+
+
+def spread(
+    model: InverseModel, records: Mapping[str, Record], training_times: np.ndarray, channel: str
+) -> dict[np.timedelta64, np.ndarray]:
+    """Standard deviation of the errors of a channel [H, W] by lead time, 0 where nothing was observed.
+
+    That of the fit over the training times, made larger by the model's optimism.
+    """
+    made = model.forecast(records, training_times)
+    shape = records[channel].shape
+    sums = {lead: np.zeros((2, *shape)) for lead in model.operators_DK}
+    n_blocks = int(np.ceil(training_times.size * int(np.prod(shape)) * 8 / READ_BYTES))
+    for starts in np.array_split(training_times, max(n_blocks, 1)):
+        now = records[channel].anomalies(starts)
+        for lead, sum_ in sums.items():
+            error = made.anomaly(channel, starts, lead, now) - records[channel].anomalies(starts + lead)
+            error[~np.isin(starts + lead, training_times)] = np.nan
+            sum_ += [np.nansum(error**2, axis=0), np.isfinite(error).sum(axis=0)]
+    return {lead: np.sqrt(model.optimism[lead] * total / np.maximum(n, 1)) for lead, (total, n) in sums.items()}
 
 
 def _orthogonal_functions(
@@ -249,17 +265,17 @@ class _Sums:
     """All that the regressions need of the training pairs, by fold.
 
     squares_FDD: of predictors with predictors; products_LFDK: of predictors with what they predict, scaled to the same
-    number of init times, as the last ones of a fold have nothing to predict.
+    number of init times, as the last ones of a fold have nothing to predict; totals_L: of the predicted with itself.
     """
 
     squares_FDD: np.ndarray
     products_LFDK: np.ndarray
+    totals_L: np.ndarray
 
 
 def _sums(
     states_NK: np.ndarray,
     training: np.ndarray,
-    folds: np.ndarray,
     lead_times: Sequence[np.timedelta64],
     step: np.timedelta64,
     n_past: int,
@@ -268,7 +284,8 @@ def _sums(
     past = [_at(states_NK, training, training - lag * step) for lag in range(n_past)]
     predictors = np.concatenate(past, axis=1)
     complete = np.isfinite(predictors).all(axis=1)
-    squares, products = [], []
+    folds = np.arange(training.size) * FOLDS // training.size
+    squares, products, totals = [], [], []
     for fold in range(FOLDS):
         x = predictors[complete & (folds == fold)]
         squares.append(x.T @ x)
@@ -276,13 +293,15 @@ def _sums(
         y = _at(states_NK, training, training + lead)
         same = _at(folds[:, None].astype(float), training, training + lead)[:, 0] == folds
         paired = complete & same & np.isfinite(y).all(axis=1)
-        by_fold = []
+        by_fold, total = [], 0.0
         for fold in range(FOLDS):
             here = paired & (folds == fold)
             share = here.sum() / max((complete & (folds == fold)).sum(), 1)
             by_fold.append(predictors[here].T @ y[here] / (share or 1.0))
+            total += np.vdot(y[here], y[here]) / (share or 1.0)
         products.append(np.stack(by_fold))
-    return _Sums(np.stack(squares), np.stack(products))
+        totals.append(total)
+    return _Sums(np.stack(squares), np.stack(products), np.array(totals))
 
 
 def _at(values: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -293,29 +312,26 @@ def _at(values: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray
 
 def _regressions(
     sums: _Sums, choices: Sequence[tuple[int, int]]
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
-    """Of each lead time: the operator [D, K] that explains most of the variance left out, the same fitted without each
-    fold [F, D, K], and its EOFs and past times.
+) -> Iterator[tuple[np.ndarray, float, tuple[int, int]]]:
+    """Of each lead time: the operator [D, K] that explains most of the variance left out, by how much the mean square
+    of errors left out is above that of the fit, and its EOFs and past times.
+
+    Args:
+        choices: of numbers of EOFs and of past times.
     """
     n_eofs = sums.products_LFDK.shape[-1]
     gains = np.stack([_gains(sums, _predictors(choice, n_eofs)) for choice in choices])  # [choice, L, ridge]
     for lead, products_FDK in enumerate(sums.products_LFDK):
         best, ridge = (int(at) for at in np.unravel_index(np.argmax(gains[:, lead]), gains[:, lead].shape))
         chosen = _predictors(choices[best], n_eofs)
-        fitted = [
-            _solved(sums.squares_FDD[folds], products_FDK[folds], chosen, RIDGES[ridge])
-            for folds in (np.arange(FOLDS), *(np.flatnonzero(np.arange(FOLDS) != fold) for fold in range(FOLDS)))
-        ]
-        yield fitted[0], np.stack(fitted[1:]), choices[best]
-
-
-def _solved(squares_FDD: np.ndarray, products_FDK: np.ndarray, chosen: np.ndarray, ridge: float) -> np.ndarray:
-    """The operator [D, K] of these folds; the rows of predictors that are not chosen are zero."""
-    operator = np.zeros(products_FDK.shape[1:])
-    squares = squares_FDD.sum(axis=0)[np.ix_(chosen, chosen)]
-    ridged = squares + ridge * np.trace(squares) / chosen.size * np.eye(chosen.size)
-    operator[chosen] = np.linalg.solve(ridged, products_FDK.sum(axis=0)[chosen])
-    return operator
+        operator = np.zeros(products_FDK.shape[1:])
+        squares = sums.squares_FDD.sum(axis=0)[np.ix_(chosen, chosen)]
+        ridged = squares + RIDGES[ridge] * np.trace(squares) / chosen.size * np.eye(chosen.size)
+        products = products_FDK.sum(axis=0)[chosen]
+        operator[chosen] = fitted = np.linalg.solve(ridged, products)
+        explained = 2 * np.vdot(fitted, products) - np.vdot(fitted, squares @ fitted)
+        left_out, left_in = (sums.totals_L[lead] - gain for gain in (gains[best, lead, ridge], explained))
+        yield operator, max(left_out / left_in, 1.0) if left_in > 0 else 1.0, choices[best]
 
 
 def _predictors(choice: tuple[int, int], n_eofs: int) -> np.ndarray:

@@ -30,16 +30,16 @@ class ForecastState(NamedTuple):
 class EncoderForecaster(Network):
     """A recurrent U-Net that adds an increment to the last state, one lead time after the other.
 
-    Persistence, or the base forecast, is the starting point: the last layer starts at zero, and an increment of one is
-    a typical change over one step. The forecaster sees its own last fields, what the base changes now, and the forcing
-    of the time that it forecasts; its skip connections are the states of the finer resolutions.
+    Persistence is the starting point: the last layer starts at zero, and an increment of one is a typical change over
+    one step. The forecaster sees its own last fields and the forcing of the time that it forecasts; its skip
+    connections are the states of the finer resolutions.
     """
 
     def __init__(self, options: NetworkOptions):
         super().__init__(options)
         targets = len(self.target_indices)
         self.encoder = RecurrentPyramid(options.input_channels + options.forcing_channels, *options.pyramid)
-        fed = targets * (1 if self.base is None else 2) + options.mask_channels + options.forcing_channels
+        fed = targets + options.mask_channels + options.forcing_channels
         self.forecaster = RecurrentPyramid(fed, *options.pyramid)
         self.upstream_encoders, self.fusion = options.upstream_parts()
         self.ups = make_ups(options.hidden_channels)
@@ -54,12 +54,9 @@ class EncoderForecaster(Network):
         context = None if self.fusion is None else self.fusion(states[-1][0], features)
         return ForecastState(states, last_BCHW[:, self.target_indices], self.masks(last_BCHW), context)
 
-    def advance(self, state: ForecastState, forcing_BFHW: Tensor, tendency_BDHW: Tensor | None = None) -> ForecastState:
+    def advance(self, state: ForecastState, forcing_BFHW: Tensor) -> ForecastState:
         """One lead time further."""
         inputs = [self.where_observed(state.fields_BDHW, state.mask_BMHW), state.mask_BMHW, forcing_BFHW]
-        if tendency_BDHW is not None:
-            inputs.append(tendency_BDHW / self.increment_scale_D11)
         states = self.forecaster.step(torch.cat(inputs, dim=1), state.states, state.context_BKHW)
         increment_BDHW = self.head(self.dropout(climb(self.ups, [h_BKHW for h_BKHW, _ in states])))
-        fields_BDHW = self.incremented(state.fields_BDHW, increment_BDHW, tendency_BDHW)
-        return state._replace(states=states, fields_BDHW=fields_BDHW)
+        return state._replace(states=states, fields_BDHW=self.incremented(state.fields_BDHW, increment_BDHW))

@@ -6,13 +6,12 @@ M mask channels, H lat, W lon, K hidden channels. All fields are normalised.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convlstm_wx.models.base import LinearBase
+from convlstm_wx.models.blend import LinearBlend
 from convlstm_wx.models.convlstm import Memory
 from convlstm_wx.models.upstream import UpstreamEncoder, fuse_by
 
@@ -34,7 +33,7 @@ class NetworkOptions:
         dropout: share of features dropped between layers while training.
         upstream_fusion: how upstream features meet the target's, see :func:`~convlstm_wx.models.upstream.fuse_by`.
         recompute: compute the gates of the ConvLSTM layers twice rather than keep them for the backward pass.
-        base: of the :class:`~convlstm_wx.models.base.LinearBase` that is corrected; None corrects the last state.
+        blend: of the :class:`~convlstm_wx.models.blend.LinearBlend` that the network is a part of, if it is.
     """
 
     input_channels: int
@@ -49,7 +48,7 @@ class NetworkOptions:
     dropout: float
     upstream_fusion: str = "attention"
     recompute: bool = False
-    base: Mapping[str, Any] | None = None
+    blend: Mapping[str, Any] | None = None
 
     @property
     def memory(self) -> Memory:
@@ -88,53 +87,42 @@ class Network(nn.Module):
         self.target_mask_indices = list(options.target_mask_indices)
         scale = torch.tensor(options.increment_scale).reshape(-1, 1, 1)
         self.register_buffer("increment_scale_D11", scale, persistent=False)
-        self.base = LinearBase(targets=options.target_indices, **options.base) if options.base else None
+        self.blend = LinearBlend(targets=options.target_indices, **options.blend) if options.blend else None
 
-    def forward(
-        self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = (), fold_B: Tensor | None = None
-    ) -> Tensor:
-        """The forecast of every lead time.
+    def forward(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = ()) -> Tensor:
+        """The forecast of every lead time: while training that of the network alone, else blended.
 
         Args:
             x_BTCHW: the inputs; missing points are 0 and marked in their mask channel.
             forcing_BSFHW: known forcings at the S = T + L input and lead times.
             upstream: one [B, T, Cu, Hu, Wu] per upstream region.
-            fold_B: for windows of training, see :class:`~convlstm_wx.models.base.LinearBase`.
 
         Returns:
             y_BLDHW, float32.
         """
-        return torch.stack(list(self.rollout(x_BTCHW, forcing_BSFHW, upstream, fold_B)), dim=1)
+        return torch.stack(list(self.rollout(x_BTCHW, forcing_BSFHW, upstream)), dim=1)
 
-    def rollout(
-        self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = (), fold_B: Tensor | None = None
-    ) -> Iterator[Tensor]:
+    def rollout(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = ()) -> Iterator[Tensor]:
         """The same, one y_BDHW at a time: memory does not grow with the number of lead times."""
+        alone = self.alone(x_BTCHW, forcing_BSFHW, upstream)
+        if self.blend is None or self.training:
+            return alone
+        return self.blend(alone, x_BTCHW, upstream, forcing_BSFHW.shape[1] - x_BTCHW.shape[1])
+
+    def alone(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What the network says of each lead time without the model that it is blended with."""
         times = x_BTCHW.shape[1]
         state = self.encode(x_BTCHW, forcing_BSFHW[:, :times], upstream)
-        leads = forcing_BSFHW[:, times:].unbind(1)
-        for forcing_BFHW, tendency_BDHW in zip(leads, self.tendencies(x_BTCHW, upstream, len(leads), fold_B)):
-            state = self.advance(state, forcing_BFHW, tendency_BDHW)
+        for forcing_BFHW in forcing_BSFHW[:, times:].unbind(1):
+            state = self.advance(state, forcing_BFHW)
             yield state.fields_BDHW
-
-    def tendencies(
-        self, x_BTCHW: Tensor, upstream: Sequence[Tensor], lead_steps: int, fold_B: Tensor | None = None
-    ) -> Iterator[Tensor | None]:
-        """What the base changes from each time to the next [B, D, H, W]; None where it stays the last state."""
-        if self.base is None:
-            yield from repeat(None, lead_steps)
-            return
-        before_BDHW = x_BTCHW[:, -1, self.target_indices]
-        for fields_BDHW in self.base(x_BTCHW, upstream, lead_steps, fold_B):
-            yield fields_BDHW - before_BDHW
-            before_BDHW = fields_BDHW
 
     def encode(self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor]) -> Any:
         """Read the past; returns the state before the first lead time."""
         raise NotImplementedError
 
-    def advance(self, state: Any, forcing_BFHW: Tensor, tendency_BDHW: Tensor | None = None) -> Any:
-        """One lead time further; forcing and tendency (see :meth:`tendencies`) are of the time that is forecast."""
+    def advance(self, state: Any, forcing_BFHW: Tensor) -> Any:
+        """One lead time further; `forcing_BFHW` is of the time that is forecast."""
         raise NotImplementedError
 
     def masks(self, x_BCHW: Tensor) -> Tensor:
@@ -149,8 +137,7 @@ class Network(nn.Module):
         masks = [ones_B1HW if m < 0 else mask_BMHW[:, m : m + 1] for m in self.target_mask_indices]
         return fields_BDHW * torch.cat(masks, dim=1)
 
-    def incremented(self, fields_BDHW: Tensor, increment_BDHW: Tensor, tendency_BDHW: Tensor | None) -> Tensor:
-        """Fields plus the base's tendency and increments in typical one-step changes."""
+    def incremented(self, fields_BDHW: Tensor, increment_BDHW: Tensor) -> Tensor:
+        """Fields plus increments in typical one-step changes."""
         # Added in float32: a half-precision sum would round small increments away.
-        fields_BDHW = fields_BDHW + self.increment_scale_D11 * increment_BDHW.to(fields_BDHW.dtype)
-        return fields_BDHW if tendency_BDHW is None else fields_BDHW + tendency_BDHW
+        return fields_BDHW + self.increment_scale_D11 * increment_BDHW.to(fields_BDHW.dtype)

@@ -48,8 +48,6 @@ class Shi2015(Network):
         super().__init__(options)
         if options.upstream_channels:
             raise ConfigError("the network shi2015 reads no upstream regions; choose another or leave them out")
-        if options.base:
-            raise ConfigError("the network shi2015 corrects no base; choose another or leave it out")
         widths = list(options.hidden_channels)
 
         def stack(input_channels: int) -> nn.ModuleList:
@@ -75,9 +73,8 @@ class Shi2015(Network):
             states.append(state)
         return StackState(states, x_BTCHW[:, -1, self.target_indices])
 
-    def advance(self, state: StackState, forcing_BFHW: Tensor, tendency_BDHW: Tensor | None = None) -> StackState:
+    def advance(self, state: StackState, forcing_BFHW: Tensor) -> StackState:
         """One lead time further."""
-        assert tendency_BDHW is None
         states: list[State] = []
         features = forcing_BFHW.contiguous()  # one time out of many: not so, and MPS convolves only what is
         for cell, before in zip(self.forecaster, state.states):

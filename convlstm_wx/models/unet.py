@@ -56,7 +56,7 @@ class UNet(Network):
             list(earlier), newest_BCHW, forcing_BTFHW[:, -1], newest_BCHW[:, self.target_indices], features
         )
 
-    def advance(self, state: WindowState, forcing_BFHW: Tensor, tendency_BDHW: Tensor | None = None) -> WindowState:
+    def advance(self, state: WindowState, forcing_BFHW: Tensor) -> WindowState:
         """One lead time further."""
         newest_BCHW = self._with_fields(state.newest_BCHW, state.fields_BDHW)
         window = [*state.earlier, torch.cat([newest_BCHW, state.forcing_BFHW], dim=1)]
@@ -64,7 +64,7 @@ class UNet(Network):
         if self.fusion is not None:
             coarsest = coarsest + self.fusion(coarsest, state.upstream)
         increment_BDHW = self.head(self.dropout(climb(self.ups, [*finer, coarsest])))
-        fields_BDHW = self.incremented(state.fields_BDHW, increment_BDHW, tendency_BDHW)
+        fields_BDHW = self.incremented(state.fields_BDHW, increment_BDHW)
         return WindowState(window[1:], newest_BCHW, forcing_BFHW, fields_BDHW, state.upstream)
 
     def _with_fields(self, inputs_BCHW: Tensor, fields_BDHW: Tensor) -> Tensor:

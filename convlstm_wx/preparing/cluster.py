@@ -40,6 +40,15 @@ def run_on(
         client.close(timeout=_WAIT_S)
 
 
+def check_cluster(address: str) -> None:
+    """See that there is a scheduler with workers, before work begins that may take long.
+
+    Raises:
+        ConfigError: as :func:`run_on`.
+    """
+    _connect(address).close(timeout=_WAIT_S)
+
+
 def _connect(address: str) -> Any:
     try:
         import distributed

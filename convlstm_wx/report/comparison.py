@@ -99,7 +99,7 @@ def _maps(gains: xr.Dataset) -> Figure:
         f"{mark.sum() / max(np.isfinite(field).sum(), 1):.0%} of points stand out"
         if np.isfinite(low)
         else "too few independent init times to test"
-        for field, mark, low in zip(fields, marked, shown["gain_low"].values)
+        for field, mark, low in zip(fields, marked, shown["mse_difference_low"].values)
     ]
     titles = [f"{hour}: {text}" for hour, text in zip(hours, shares)]
     band = Band({"gain": fields}, around_zero(fields), "RdBu", "gain (% of MSE)", in_cells=True)

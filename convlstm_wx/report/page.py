@@ -28,6 +28,7 @@ METHOD = (
     "acc",
     "events",
     "intervals",
+    "verdicts",
 )
 FORMULAS = (
     "rmse",
@@ -40,6 +41,7 @@ FORMULAS = (
     "ets",
     "frequency_bias",
     "fss",
+    "csi_difference",
     "power",
     "crps",
     "spread",
@@ -74,6 +76,7 @@ def write_page(
     truth: xr.Dataset,
     card: Card,
     history: Path | None = None,
+    event_verdicts: Sequence[str] = (),
 ) -> Path:
     """Write the page and return its path.
 
@@ -83,6 +86,7 @@ def write_page(
         forecast, truth: as verification.evaluate was given them.
         card: what is known of model and data.
         history: history.csv of the training run, if there is one.
+        event_verdicts: a sentence for each event whose forecasts differ clearly from a rival's.
 
     Raises:
         ConfigError: if the page cannot be written.
@@ -102,7 +106,8 @@ def write_page(
         events=_panels(diagnostics.events, scores),
         months=_panels(diagnostics.months, scores),
         ensemble=_panels(diagnostics.ensemble, scores),
-        event_tables=list(tables.events(scores)),
+        event_verdicts=event_verdicts,
+        event_tables=[*tables.events(scores), *tables.event_differences(scores)],
         period_tables=list(tables.periods(scores)),
         ensemble_tables=list(tables.ensemble(scores)),
         other_tables=[*tables.wind(scores), *tables.boxes(scores)],

@@ -34,7 +34,7 @@ def digits(value: float, n: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A skill: its text, the skill itself from -1 to 1, and whether its interval leaves out zero."""
+    """A skill: its text, the skill itself from -1 to 1, and whether it is no chance."""
 
     text: str
     skill: float
@@ -62,8 +62,7 @@ def scorecard(scores: xr.Dataset) -> Scorecard:
     rows = []
     for name in map(str, scores["channel"].values):
         at = scores.sel(channel=name).isel(lead_time=leads).transpose("reference", "lead_time", ...)
-        limits = at["mse_difference_low"].values, at["mse_difference_high"].values
-        sure = (limits[0] > 0) | (limits[1] < 0)
+        sure = at["p_value"].values <= 1 - scores.attrs["confidence"] + 1e-12
         rows.append((name, [_cell(*pair) for pair in zip(at["skill"].values.ravel().tolist(), sure.ravel().tolist())]))
     return Scorecard(
         [spoken(str(name)) for name in scores["reference"].values], [_lead(scores, lead) for lead in leads], rows
@@ -149,6 +148,30 @@ def events(scores: xr.Dataset) -> Iterator[Table]:
         yield Table(f"Events: {name}", header, rows)
 
 
+def event_differences(scores: xr.Dataset) -> Iterator[Table]:
+    """CSI and FSS of the model less those of each rival, with intervals."""
+    size = int(scores["window"].values[0])
+    rivals = list(map(str, scores["reference"].values))
+    header = ["event", "lead", "score", *(f"model - {spoken(rival)}" for rival in rivals)]
+    for name in map(str, scores["channel"].values):
+        rows = []
+        for place, label in enumerate(scores["threshold_label"].sel(channel=name).values):
+            for lead in _leads(scores) if label else []:
+                at = scores.sel(channel=name, window=size).isel(threshold=place, lead_time=lead)
+                for text, score in (("CSI", "csi"), (f"FSS {size} x {size}", "fss")):
+                    cells = [_with_interval(at.sel(reference=rival), f"{score}_difference") for rival in rivals]
+                    rows.append([f">= {label}", _lead(scores, lead), text, *cells])
+        yield Table(f"Events: {name}, model less rivals (above 0 the model is better)", header, rows)
+
+
+def _with_interval(scores: xr.Dataset, name: str) -> str:
+    """ "+0.12 (0.05 to 0.18)"."""
+    best, low, high = (float(scores[f"{name}{part}"]) for part in ("", "_low", "_high"))
+    if not np.isfinite(best):
+        return "-"
+    return f"{best:+.2f}" + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
+
+
 def ensemble(scores: xr.Dataset) -> Iterator[Table]:
     """CRPS and spread beside the error of the mean."""
     if "crps" not in scores:
@@ -160,8 +183,12 @@ def ensemble(scores: xr.Dataset) -> Iterator[Table]:
             crps, spread, rmse = float(at["crps"]), float(at["spread"]), float(at["rmse"].sel(system="model"))
             interval = f"{digits(float(at['crps_low']))} to {digits(float(at['crps_high']))}"
             cells = [digits(crps), interval, digits(spread), digits(rmse), digits(spread / rmse)]
+            if "crps_skill" in at:
+                cells += [digits(float(at["crps_linear_inverse_model"])), _with_interval(at, "crps_skill")]
             rows.append([f"{name} ({pretty_units(at['units'].item())})", _lead(scores, lead), *cells])
     header = ["channel", "lead", "CRPS (fair)", "its interval", "spread", "RMSE of the mean", "spread / RMSE"]
+    if "crps_skill" in scores:
+        header += ["CRPS of the linear inverse model's normal distribution", "skill against it"]
     yield Table(f"Ensemble of {scores.attrs['members']} members", header, rows)
 
 

@@ -10,7 +10,7 @@ from convlstm_wx.config import AUTO, TrainConfig
 from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
-from convlstm_wx.errors import TrainingError
+from convlstm_wx.errors import ConfigError, TrainingError
 from convlstm_wx.files import describe_bytes
 from convlstm_wx.training.loop import Run
 from convlstm_wx.training.memory import DoesNotFitError, told, too_little
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 FEWEST_STEPS = 20  # of an epoch: with a handful of steps a network learns nothing, however fast they are
 LARGEST_ON_CPU = 32
 WORTHWHILE = 1.05  # times as many windows a second; a CPU has no need of large batches otherwise
-_MPS_LIMIT = 65536  # windows times input times [pytorch#96225]
 
 
 def tried_run(
@@ -45,10 +44,27 @@ def tried_run(
         config = replace(config, batch_size=found)
     with told(policy):
         run = Run(config, inputs, policy, folder, processes, resume)
+    if policy.most_images:
+        _lower(run, policy.most_images // config.input_steps)
     while True:
         with suppress(DoesNotFitError):
             return run, probe(run)
         run.shrink()
+
+
+def _lower(run: Run, most: int) -> None:
+    """To what the device takes at once.
+
+    Raises:
+        ConfigError: if fewer windows than asked for are not wanted.
+    """
+    size, on = run.micro_batch, run.policy.device.type
+    if size <= most:
+        return
+    if not run.config.auto_batch:
+        raise ConfigError(f"--batch-size {size}: {on} takes at most {most} windows at once; give no more")
+    run.progress.micro_batch = most
+    log.warning("%s takes at most %d windows at once: that many, not %d, in more micro-batches", on, most, size)
 
 
 def find_batch_size(
@@ -81,7 +97,7 @@ def find_batch_size(
             break
         best = tried
     if best is None:
-        raise TrainingError(too_little(config, policy, 1))
+        raise TrainingError(too_little(run.config, policy, 1))
     speed = best.windows / best.seconds
     log.info("batch size %d found: %.3g windows/s in the trial; %s", best.windows, speed, why)
     return best.windows
@@ -95,8 +111,8 @@ def _limit(run: Run) -> tuple[int, str]:
     limits = [(max(1, len(run.training_windows) // (FEWEST_STEPS * in_step)), fewest)]
     if on == "cpu":
         limits.append((LARGEST_ON_CPU, "a CPU needs no more"))
-    elif on == "mps":
-        limits.append(((_MPS_LIMIT - 1) // config.input_steps, "MPS takes no more"))
+    if run.policy.most_images:
+        limits.append((run.policy.most_images // config.input_steps, f"{on} takes no more"))
     return min(limits)
 
 

@@ -1,5 +1,6 @@
 """Which network a run trains: its name and its numbers, from the settings and the data."""
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ class Blueprint(NamedTuple):
     options: dict[str, Any]
 
 
-def blueprint(config: TrainConfig, spec: DataSpec, base: InverseModel | None = None) -> Blueprint:
-    """The network that the settings ask for, cut to the data and to the forecast that it corrects."""
+def blueprint(config: TrainConfig, spec: DataSpec, linear: InverseModel | None = None) -> Blueprint:
+    """The network that the settings ask for, cut to the data and to the model that it is blended with."""
     scale = spec.target.statistics.increment_std_C[spec.target_indices]
     options = {
         "input_channels": spec.target.input_channels,
@@ -38,37 +39,32 @@ def blueprint(config: TrainConfig, spec: DataSpec, base: InverseModel | None = N
     }
     if spec.upstream:
         options["upstream_fusion"] = config.upstream_fusion
-    if base is not None:
-        options["base"] = _base_options(spec, base)
+    if linear is not None:
+        options["blend"] = _blend_options(spec, linear)
     return Blueprint(config.model, options)
 
 
-def _base_options(spec: DataSpec, base: InverseModel) -> dict[str, Any]:
-    """Of a :class:`~convlstm_wx.models.base.LinearBase`."""
-    first = next(iter(base.left_out_FDK.values()))
+def _blend_options(spec: DataSpec, linear: InverseModel) -> dict[str, Any]:
+    """Of a :class:`~convlstm_wx.models.blend.LinearBlend`."""
     regions = [
         [len(region.statistics.channels), len(region.grid.lat), len(region.grid.lon)]
         for region in (spec.target, *spec.upstream)
     ]
-    return {
-        "regions": regions,
-        "eofs": first.shape[2],
-        "past": base.past,
-        "leads": len(base.operators_DK),
-        "folds": len(first),
-    }
+    eofs = next(iter(linear.operators_DK.values())).shape[1]
+    return {"regions": regions, "eofs": eofs, "past": linear.past, "leads": len(linear.operators_DK)}
 
 
 def network_changes(checkpoint: Checkpoint, ours: Blueprint) -> list[str]:
     """What makes a checkpoint's network another one than ours; nothing if it can go on as ours."""
     if checkpoint.model_name != ours.name:
         return [f"model {checkpoint.model_name} there, {ours.name} here"]
+    differ = differing_options(checkpoint, ours)
+    return [f"{name} {there} there, {here} here" for name, (there, here) in differ.items()]
+
+
+def differing_options(checkpoint: Checkpoint, ours: Blueprint, free: Collection[str] = FREE) -> dict[str, tuple]:
+    """Options of the network that a checkpoint and we have different, there and here; but for those that are free."""
     # A checkpoint from before an option was there lacks it, and its network was built with the default.
     defaults = {option.name: option.default for option in fields(NetworkOptions)}
-    theirs = defaults | checkpoint.model_options
-    compared = (name for name in ours.options if name not in FREE)
-    return [
-        f"{name} {theirs[name]} there, {ours.options[name]} here"
-        for name in compared
-        if theirs[name] != ours.options[name]
-    ]
+    theirs, mine = defaults | checkpoint.model_options, defaults | ours.options
+    return {name: (theirs[name], mine[name]) for name in defaults if name not in free and theirs[name] != mine[name]}

@@ -49,6 +49,7 @@ from convlstm_wx.training.saving import (
 )
 from convlstm_wx.training.schedule import EarlyStopping, Schedule
 from convlstm_wx.training.skill import PhysicalErrors
+from convlstm_wx.training.starting import check_same_start, start_from
 from convlstm_wx.training.step import Learner, make_optimizer, seed_step
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Run:
 
     Raises:
         DataError: if there is not one window to train or validate with.
-        CheckpointError: if the checkpoint to resume was trained on other data, or its network has another shape.
+        CheckpointError: if the checkpoint to resume was trained on other data, or its network or that of the checkpoint
+            to start from has another shape.
         ConfigError: if it has no epoch left to train.
     """
 
@@ -86,16 +88,20 @@ class Run:
         processes: Processes,
         resume: Checkpoint | None = None,
     ):
+        config = replace(config, lead_steps=inputs.spec.lead_steps)  # a number, also if auto was asked for
         self.config, self.policy, self.folder, self.processes = config, policy, folder, processes
         self.spec = inputs.spec
         emphasis = rain_emphasis(parse_rain_weights(config.rain_weights), self.spec)
         self.training_windows = replace(_some_windows(inputs, TRAIN, "training"), emphasis=emphasis)
         self.validation_windows = replace(_some_windows(inputs, VALIDATION, "validation"), emphasis=emphasis)
-        self.blueprint = blueprint(config, self.spec, inputs.base)
+        self.blueprint = blueprint(config, self.spec, inputs.linear)
         torch.manual_seed(config.seed)
         network = build(*self.blueprint)
-        if inputs.base is not None and network.base is not None:
-            network.base.fill(inputs.base, channel_names(self.spec))
+        if inputs.linear is not None and network.blend is not None:
+            network.blend.fill(inputs.linear, channel_names(self.spec))
+        self.start = ""  # in words, if it is not from random weights
+        if config.init_from and resume is None:
+            self.start = start_from(config.init_from, network, self.blueprint, self.spec)
         policy.place(network)
         if policy.compile_mode:
             leads = config.lead_steps if config.curriculum_epochs else 1
@@ -111,6 +117,7 @@ class Run:
         self.saving = Saving(folder, config, processes, self.checkpoint)
         self.board: Board | None = None
         if resume is not None:
+            check_same_start(config, resume)
             check_same_run(resume, self.spec, self.blueprint, config)
             self.progress = restore(resume, self.learner, config, self.steps_per_epoch)
             self.resumed_at = how_far(resume)
@@ -255,6 +262,7 @@ class Run:
             self.policy.device,
             num_workers=self.policy.gathering_threads if asked is None else asked,
             pin_memory=self.policy.pin_memory,
+            fill_to=self.micro_batch if self.policy.constant_shapes else 0,
         )
 
     def _validation_batches(self) -> Iterator[TensorBatch]:
@@ -303,6 +311,7 @@ class Run:
             if self.board is not None:
                 self.board.watch(errors.init_times[0], forecast_BLDHW, batch)
 
+        self.learner.fit_blend(self._validation_batches())
         loss = self.learner.validate(self._validation_batches(), watch)
         self.progress.rmse[self.progress.epoch] = errors.rmse(self.processes)
         return loss

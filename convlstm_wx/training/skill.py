@@ -62,9 +62,9 @@ class PhysicalErrors:
         return {channel.name: np.sqrt(mean_LD[:, index]).tolist() for index, channel in enumerate(self.targets)}
 
     def _next(self, batch: TensorBatch) -> np.ndarray:
-        first = self.seen
-        self.seen += len(batch.x_BTCHW)
-        return self.init_times[first : self.seen, None]
+        numbers = np.arange(self.seen, self.seen + len(batch.x_BTCHW))
+        self.seen += len(numbers)
+        return self.init_times[numbers.clip(max=len(self.init_times) - 1), None]  # the last batch may be filled up
 
     def _add(self, forecast_BLDHW: Tensor, init_B1: np.ndarray, batch: TensorBatch) -> None:
         error = forecast_BLDHW - self._physical(batch.y_BLDHW, init_B1 + self.lead_times)

@@ -17,6 +17,7 @@ from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
 from convlstm_wx.models.network import Network
 from convlstm_wx.training.averaging import AveragedWeights
+from convlstm_wx.training.blending import BlendFit
 from convlstm_wx.training.losses import WeightedLoss, mean_loss, persistence
 from convlstm_wx.training.memory import fitting
 
@@ -45,15 +46,13 @@ def forecast_told_the_truth(network: Network, x_BTCHW: Tensor, batch: TensorBatc
     times, forcing_BSFHW = x_BTCHW.shape[1], batch.forcing_BSFHW
     state = network.encode(x_BTCHW, forcing_BSFHW[:, :times], batch.upstream)
     forecast = []
-    leads = forcing_BSFHW[:, times:].unbind(1)
-    tendencies = network.tendencies(x_BTCHW, batch.upstream, len(leads), batch.fold_B)
-    for lead, (forcing_BFHW, tendency_BDHW) in enumerate(zip(leads, tendencies)):
+    for lead, forcing_BFHW in enumerate(forcing_BSFHW[:, times:].unbind(1)):
         if lead:
             y_BDHW, valid_BDHW = batch.y_BLDHW[:, lead - 1], batch.valid_BLDHW[:, lead - 1]
             is_told_B111 = torch.rand(len(y_BDHW), 1, 1, 1, device=y_BDHW.device) < truth_share
             fields_BDHW = torch.where(is_told_B111 & (valid_BDHW > 0), y_BDHW, state.fields_BDHW)
             state = state._replace(fields_BDHW=fields_BDHW)
-        state = network.advance(state, forcing_BFHW, tendency_BDHW)
+        state = network.advance(state, forcing_BFHW)
         forecast.append(state.fields_BDHW)
     return torch.stack(forecast, dim=1)
 
@@ -143,7 +142,7 @@ class Learner:
             if truth_share:
                 forecast = forecast_told_the_truth(self.network, x, batch, truth_share)
             else:
-                forecast = self.network(x, batch.forcing_BSFHW, batch.upstream, batch.fold_B)
+                forecast = self.network(x, batch.forcing_BSFHW, batch.upstream)
         return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW, batch.emphasis_BLDHW)
 
     def _descend(self, learning_rate: float, loss: float) -> bool:
@@ -161,6 +160,22 @@ class Learner:
         self.scaler.update()
         self.forget_gradients()
         return is_finite
+
+    @torch.no_grad()
+    def fit_blend(self, batches: Iterable[TensorBatch]) -> None:
+        """Find how much the averaged weights' forecasts count beside the linear model's."""
+        blend = self.network.blend
+        if blend is None:
+            return
+        self.network.eval()
+        fit = BlendFit(self.loss.area_H1, *blend.weights_2LD.shape[1:])
+        with self.averaged.applied(), fitting(self.processes):
+            for batch in batches:
+                with self.policy.autocast():
+                    alone = torch.stack(list(self.network.alone(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)), 1)
+                linear = torch.stack(list(blend.linear(batch.x_BTCHW, batch.upstream, batch.y_BLDHW.shape[1])), 1)
+                fit.add(alone, linear, batch)
+        blend.weights_2LD.copy_(fit.weights(self.processes))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[TensorBatch], watch: Watch = unwatched) -> float:

@@ -44,6 +44,12 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
         f"network      {config.model}, {' '.join(map(str, config.hidden_channels))} hidden channels, "
         f"{run.parameters:,} parameters"
     )
+    if inputs.linear is not None:
+        yield from _indented("blend", ["with a linear inverse model:", *inputs.linear.description.split("; ")])
+    elif config.blend == "auto":
+        yield "blend        none: training is too short for a linear inverse model"
+    if run.start:
+        yield f"start        {run.start}"
     effective = config.batch_size * config.gradient_accumulation_steps * run.processes.world_size
     yield f"batch        {run.micro_batch} windows, {effective} per optimiser step"
     yield from _indented("learning", list(_learning(config)))

@@ -70,7 +70,8 @@ class Trial:
     def run(self, policy: DevicePolicy, **changes: Any) -> Run:
         """A run with fresh weights, the same on every device for the same seed."""
         config = replace(self.config, **changes)
-        run = Run(config, self.inputs, policy, self.folder, Processes())
+        inputs = self.inputs if config.blend == self.config.blend else prepare_training(config)
+        run = Run(config, inputs, policy, self.folder, Processes())
         _wake_up(run.learner.network, config.seed)
         return run
 

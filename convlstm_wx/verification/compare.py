@@ -16,6 +16,7 @@ from convlstm_wx.verification.wording import lead_label, span
 FORMULAS = {
     "gain": "1 - MSE of B / MSE of A on common pairs; positive: B is better",
     "mse_difference": "MSE of B - MSE of A on common pairs, units of the channel squared; negative: B is better",
+    "p_value": "probability that chance alone makes a gain this far from 0, adjusted across lead times [Holm 1979]",
     "mse_a": "MSE of A on common pairs, units of the channel squared",
     "mse_b": "MSE of B on common pairs, units of the channel squared",
     "gain_by_month": "as gain; by month of the valid time",
@@ -25,7 +26,8 @@ FORMULAS = {
 }
 INTERVALS = (
     f"paired circular block bootstrap over init times, {RESAMPLES} resamples; no interval where fewer than "
-    f"{MIN_BLOCKS} blocks fit, that is with too few independent init times"
+    f"{MIN_BLOCKS} blocks fit, that is with too few independent init times; a difference counts if the p-value of the "
+    "gain, adjusted across the lead times of a channel by Holm's method, is at most 1 - confidence"
 )
 
 
@@ -98,7 +100,8 @@ def compare(errors: xr.Dataset, *, confidence: float = 0.95, seed: int = 0) -> x
 
     Returns:
         Dataset [channel, lead_time]: gain and mse_difference, each with _low and _high (NaN where too few independent
-        init times allow one), mse_a, mse_b, effective_size, block_length, pairs; [month, channel, lead_time]:
+        init times allow one), p_value (across lead times), mse_a, mse_b, effective_size, block_length, pairs; [month,
+        channel, lead_time]:
         gain_by_month with _low and _high, pairs_by_month; of several runs gain_by_run [run, channel, lead_time]; if the
         errors have maps, gain_map and significant_map [channel, lead_time, lat, lon].
     """
@@ -154,21 +157,23 @@ def _gain(mse_a: xr.DataArray, mse_b: xr.DataArray, weight: xr.DataArray, drawn:
 # In words
 
 
-def outcome(difference: float, low: float, high: float) -> str:
-    """What an MSE difference (B minus A) and its interval say of B."""
+def outcome(gain: float, difference: float, p: float, *, level: float) -> str:
+    """What a gain, an MSE difference (B minus A) and a p-value say of B."""
     if np.isnan(difference):
         return "unscored"
-    if difference == low == high == 0 or (np.isnan(low) and difference == 0):
+    if difference == 0 and (np.isnan(p) or p == 1):
         return "equal"
-    if np.isnan(low):
+    if np.isnan(p):
         return "smaller" if difference < 0 else "larger"
-    return "better" if high < 0 else "worse" if low > 0 else "same"
+    if p > level + 1e-12:
+        return "same"
+    return "better" if gain > 0 else "worse"
 
 
 def outcomes(gains: xr.Dataset) -> list[str]:
     """By lead time of one channel."""
-    figures = [gains[f"mse_difference{part}"].values for part in ("", "_low", "_high")]
-    return [outcome(*limits) for limits in zip(*figures)]
+    figures = [gains[name].values for name in ("gain", "mse_difference", "p_value")]
+    return [outcome(*found, level=1.0 - gains.attrs["confidence"]) for found in zip(*figures)]
 
 
 SAID = {

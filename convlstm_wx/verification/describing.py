@@ -59,6 +59,10 @@ def described(
             "decorrelation length and three decorrelation lengths (season taken out); no interval where fewer than "
             f"{MIN_BLOCKS} blocks fit"
         ),
+        verdicts=(
+            "a difference from a rival counts if the p-value of the skill, adjusted across the lead times of a channel "
+            "by Holm's method, is at most 1 - confidence; intervals are of one lead time alone"
+        ),
         pairs_offered=valid_times.size,
         pairs_without_truth=int((~has_truth).sum()),
         **options,

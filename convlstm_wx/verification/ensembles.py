@@ -4,28 +4,51 @@ Members have dims (realization, init_time, lat, lon); NaN means "does not count"
 blocks of init times, roots and ratios are taken last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scores.probability
 import xarray as xr
+from scipy.special import ndtr
 
 from convlstm_wx.verification.events import Threshold
 from convlstm_wx.verification.metrics import SPACE
 from convlstm_wx.verification.pairs import MEMBER, Pairs
 
+LINEAR_CRPS = "crps_linear_inverse_model"
 PROBABILITIES = np.linspace(0.0, 1.0, 11)
 
 
-def by_init(pairs: Pairs, weights: xr.DataArray) -> xr.Dataset:
-    """Area means per init time: the fair CRPS [Ferro 2014, Q. J. R. Meteorol. Soc.] and the members' variance."""
+def by_init(
+    pairs: Pairs, weights: xr.DataArray, linear_spread: Mapping[np.timedelta64, np.ndarray] | None = None
+) -> xr.Dataset:
+    """Area means per init time: the fair CRPS [Ferro 2014, Q. J. R. Meteorol. Soc.] and the members' variance.
+
+    Args:
+        linear_spread: standard deviation [H, W] of the linear inverse model's errors by lead time; if given, the CRPS
+            of the normal distribution that it makes with that model's forecast is among the means.
+    """
     members = pairs.members
     assert members is not None
     crps = scores.probability.crps_for_ensemble(
         members, pairs.truth, MEMBER, method="fair", preserve_dims="init_time", weights=weights
     )
     variance = members.var(MEMBER, ddof=1, skipna=False).weighted(weights).mean(SPACE)
-    return xr.Dataset({"crps": crps, "variance": variance})
+    found = xr.Dataset({"crps": crps, "variance": variance})
+    if linear_spread is None:
+        return found
+    linear = pairs.systems.sel(system="linear_inverse_model", drop=True)
+    spread = linear_spread[np.timedelta64(pairs.truth["lead_time"].item(), "ns")]
+    means = normal_crps(linear - pairs.truth, spread).weighted(weights).mean(SPACE)
+    return found.assign({LINEAR_CRPS: means})
+
+
+def normal_crps(error: xr.DataArray, spread: np.ndarray) -> xr.DataArray:
+    """CRPS of normal distributions [Gneiting et al. 2005, Mon. Wea. Rev., eq. 5] whose means have this error."""
+    scale = np.maximum(spread, 1e-9 * max(float(abs(error).max()), 1e-9))  # without spread it is the absolute error
+    z = error / scale
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    return scale * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
 
 
 def sums(pairs: Pairs, thresholds: Sequence[Threshold]) -> xr.Dataset:
@@ -71,12 +94,12 @@ def averaged(by_init: xr.Dataset, summed: xr.Dataset, ensemble_size: int) -> xr.
     Spread is comparable with the RMSE of the mean: of a perfect ensemble both are equal [Fortin et al. 2014, J.
     Hydrometeorol.], hence the factor (M + 1) / M.
     """
-    means = by_init[["crps", "variance"]].weighted(by_init["weight"]).mean("init_time")
+    names = [name for name in ("crps", "variance", LINEAR_CRPS) if name in by_init]
+    means = by_init[names].weighted(by_init["weight"]).mean("init_time")
     count = summed["probability_count"]
     total = count.sum("probability")
-    return xr.Dataset(
+    return means.drop_vars("variance").assign(
         {
-            "crps": means["crps"],
             "spread": np.sqrt(means["variance"] * (ensemble_size + 1) / ensemble_size),
             "rank_histogram": summed["rank_count"] / summed["rank_count"].sum("rank"),
             "reliability": summed["probability_events"] / count.where(count > 0),

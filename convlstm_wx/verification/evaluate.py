@@ -2,21 +2,25 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from convlstm_wx.data.regions import Region, row_weights
 from convlstm_wx.errors import DataError
-from convlstm_wx.verification import breakdowns, ensembles, events, metrics, spectra
+from convlstm_wx.verification import breakdowns, ensembles, event_differences, events, metrics, spectra
 from convlstm_wx.verification.describing import described
 from convlstm_wx.verification.events import Threshold
-from convlstm_wx.verification.gathering import Measures, Statistics, by_channel, gather
+from convlstm_wx.verification.gathering import Measures, Runner, Task, gather, one_by_one
 from convlstm_wx.verification.pairs import MEMBER, channels_of, fields_of, match_truth
 from convlstm_wx.verification.rivals import learn
 from convlstm_wx.verification.significance import limits_by_channel, paired_by_channel
 
 log = logging.getLogger(__name__)
+
+KEPT_BYTES = 512e6  # a truth up to this size is read once and kept; of a larger one each pass reads what it needs
+STRETCH_BYTES = 256e6  # of one channel's forecast in one task
 
 
 def evaluate(
@@ -29,6 +33,7 @@ def evaluate(
     boxes: Sequence[Region] = (),
     confidence: float = 0.95,
     seed: int = 0,
+    runner: Runner = one_by_one,
 ) -> xr.Dataset:
     """Scores of the forecast ("model") and of its rivals, on exactly the same points.
 
@@ -45,21 +50,26 @@ def evaluate(
         boxes: parts of the region to score on their own.
         confidence: of every interval.
         seed: of the bootstrap.
+        runner: what works through the tasks, such as a cluster; only lazy data are then sent as what to read.
 
     Returns:
         Dataset; units are those of the channel (coordinate `units`) unless a variable says otherwise:
         [system, channel, lead_time]: rmse, rmse_low, rmse_high, mae, bias, acc, acc_centred, activity
         [channel, lead_time]: observed_activity, count (points), pairs (init times)
-        [reference, channel, lead_time]: skill, mse_difference, each with _low and _high; effective_size, block_length
+        [reference, channel, lead_time]: skill, mse_difference, each with _low and _high; p_value, effective_size,
+            block_length
         [system, channel, lead_time, init_time]: mse_by_init; [channel, lead_time, init_time]: weight_by_init
         [system, channel, lead_time, lat, lon]: bias_map, rmse_map
         [..., month | season | hour]: rmse_by_month, bias_by_month, pairs_by_month, and so on
         [..., box]: rmse_by_box, bias_by_box, acc_by_box; [reference, ..., box]: skill_by_box with _low and _high
         [system, channel, lead_time, threshold]: pod, far, csi, ets, hss, frequency_bias, hits, misses, false_alarms,
             correct_negatives; [..., window]: fss
+        [reference, channel, lead_time, threshold]: csi_difference and so on, see event_differences.differences
         [channel, lead_time, wavelength]: power, observed_power
         [system, wind, lead_time]: wind_rmse, of vectors; [reference, wind, lead_time]: wind_skill with _low and _high
-        of an ensemble [channel, lead_time]: crps, crps_low, crps_high, spread; [..., rank]: rank_histogram;
+        of an ensemble [channel, lead_time]: crps, crps_low, crps_high, spread; of the linear inverse model's normal
+            distribution crps_linear_inverse_model, and beside it crps_skill with _low and _high; [..., rank]:
+            rank_histogram;
             [..., threshold]: brier; [..., threshold, probability]: reliability, probability_count
         The formula of each stands in its attributes, the method in those of the dataset.
 
@@ -69,6 +79,8 @@ def evaluate(
         ConfigError: thresholds that cannot be understood.
     """
     truth = match_truth(forecast, truth)
+    if runner is one_by_one and truth.nbytes <= KEPT_BYTES:
+        truth = truth.load()
     if forecast.sizes.get(MEMBER) == 1:
         forecast = forecast.isel({MEMBER: 0}, drop=True)
     channels = channels_of(forecast)
@@ -76,23 +88,26 @@ def evaluate(
     areas = {breakdowns.box_name(box): breakdowns.places_in(forecast, box) for box in boxes}
     weights, rings = row_weights(forecast), spectra.Rings.of(forecast)
     rivals = learn(forecast, truth, channels, training_times, baselines, weights)
-    gathered: dict[str, Statistics] = {}
     limits: dict[str, list[Threshold]] = {}
+    tasks: list[Task] = []
     for channel in channels:
-        record = rivals.records[channel.name]
-        limits[channel.name] = events.thresholds_of(channel, record, rivals.training, asked)
-        measures = Measures(xr.DataArray(weights, dims="lat"), limits[channel.name], areas, rings)
-        gathered[channel.name] = gather(fields_of(forecast, channel), record, rivals.of(channel.name), measures)
-    statistics = by_channel(gathered)
+        record, name = rivals.records[channel.name], channel.name
+        limits[name] = events.thresholds_of(channel, record, rivals.training, asked)
+        spread = rivals.spread(name) if MEMBER in forecast.dims else None
+        measures = Measures(xr.DataArray(weights, dims="lat"), limits[name], areas, rings, spread)
+        whole = Task(name, fields_of(forecast, channel), record, rivals.of(name), measures)
+        tasks += whole.stretches(STRETCH_BYTES)
+    statistics = gather(tasks, runner)
     _check_points(statistics["means"], forecast, truth)
     means = statistics["means"]
-    drawn = {"confidence": confidence, "generator": np.random.default_rng(seed)}
+    drawn: dict[str, Any] = {"confidence": confidence, "generator": np.random.default_rng(seed)}
     parts = [
         metrics.averaged(means),
         _intervals(means, drawn),
         _maps(statistics["maps"]),
         breakdowns.by_period(means),
-        events.scores_of(statistics["events"]),
+        events.scores_of(events.pooled(statistics["events"])),
+        event_differences.differences(statistics["events"], **drawn),
     ]
     if rings is not None:
         parts.append(spectra.averaged(statistics["spectra"], rings))
@@ -159,4 +174,8 @@ def _wind_scores(wind: xr.Dataset, drawn: Mapping) -> xr.Dataset:
 def _ensemble_scores(means: xr.Dataset, summed: xr.Dataset, size: int, drawn: Mapping) -> xr.Dataset:
     limits = limits_by_channel(means["crps"], means["weight"], **drawn)
     found = ensembles.averaged(means, summed, size)
-    return found.assign(crps_low=limits.isel(limit=1), crps_high=limits.isel(limit=2))
+    found = found.assign(crps_low=limits.isel(limit=1), crps_high=limits.isel(limit=2))
+    if ensembles.LINEAR_CRPS not in means:
+        return found
+    against = paired_by_channel(means["crps"], means[ensembles.LINEAR_CRPS], means["weight"], **drawn)
+    return found.assign({f"crps_{name}": against[name] for name in ("skill", "skill_low", "skill_high")})

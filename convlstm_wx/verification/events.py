@@ -8,6 +8,7 @@ so that summer and winter, coast and mountain have events alike. Counts are pool
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -22,7 +23,6 @@ from convlstm_wx.verification.record import Record
 RAIN_MM = ("0.1", "1", "5", "10", "25")
 PERCENTILES = ("p90", "p95")
 WINDOWS = (3, 5, 9, 17)  # points along an edge
-FRACTIONS_OF = ("model", "persistence")  # the systems that get a fractions skill score, which is the costliest of all
 COUNTS = {"hits": "tp_count", "misses": "fn_count", "false_alarms": "fp_count", "correct_negatives": "tn_count"}
 
 
@@ -117,35 +117,48 @@ def _percentiles(record: Record, training_times: np.ndarray, percents: Sequence[
 
 
 def count(pairs: Pairs, thresholds: Sequence[Threshold]) -> xr.Dataset:
-    """Counts [system, threshold] of one block of pairs, and the sums of `_fractions`; all can be added up."""
+    """Whole numbers of each init time of a block of pairs, which can be added up.
+
+    Returns:
+        valid, events [threshold, init_time]: points scored, and those with the event; forecasts, hits [system,
+        threshold, init_time]; fraction_difference, fraction_reference [system, threshold, window, init_time]: see
+        `_fractions`.
+    """
     truth, usual, systems = pairs.truth.values, pairs.usual.values, pairs.systems.values
-    n_valid = int(np.isfinite(truth).sum())
     windows = windows_of(truth.shape[1:])
-    places = [list(pairs.systems["system"].values).index(name) for name in FRACTIONS_OF]
-    table = np.zeros((len(systems), len(thresholds), 4))
-    fractions = np.zeros((2, len(places), len(thresholds), len(windows)))
+    shape = len(systems), len(thresholds), len(truth)
+    valid, observed = np.zeros((2, *shape[1:]), np.int32)
+    forecasts, hits = np.zeros((2, *shape), np.int32)
+    most = 2 * truth[0].size * max(windows) ** 4
+    fractions = np.zeros((2, *shape[:2], len(windows), shape[2]), np.int32 if most < 2**31 else float)
+    valid[:] = np.isfinite(truth).sum(axis=SPACE_AXES)
     for column, threshold in enumerate(thresholds):
         happened, forecast = threshold.reached(truth, usual), threshold.reached(systems, usual)
-        events = happened.sum()
-        hits, forecasts = (forecast & happened).sum(axis=(1, 2, 3)), forecast.sum(axis=(1, 2, 3))
-        table[:, column] = np.stack(
-            [hits, events - hits, forecasts - hits, n_valid - events - forecasts + hits], axis=1
-        )
-        fractions[:, :, column] = _fractions(forecast[places], happened, windows)
-    where = ("system", "threshold")
-    counted = xr.Dataset({name: (where, table[:, :, k]) for k, name in enumerate(COUNTS)})
-    parts = {name: ((*where, "window"), _widened(fractions[k], places, len(systems))) for k, name in enumerate(_PARTS)}
-    return counted.assign(parts).assign_coords(system=pairs.systems["system"].values, window=windows)
+        observed[column] = happened.sum(axis=SPACE_AXES, dtype=np.int32)
+        forecasts[:, column] = forecast.sum(axis=SPACE_AXES, dtype=np.int32)
+        hits[:, column] = (forecast & happened).sum(axis=SPACE_AXES, dtype=np.int32)
+        fractions[:, :, column] = _fractions(forecast, happened, windows)
+    of_truth, of_system = ("threshold", "init_time"), ("system", "threshold", "init_time")
+    of_window = ("system", "threshold", "window", "init_time")
+    found: dict[str, Any] = {"valid": (of_truth, valid), "events": (of_truth, observed)}
+    found |= {"forecasts": (of_system, forecasts), "hits": (of_system, hits)}
+    found |= {name: (of_window, fractions[k]) for k, name in enumerate(FRACTIONS)}
+    coords = {name: pairs.systems[name].values for name in ("system", "init_time") if name in pairs.systems.coords}
+    return xr.Dataset(found, {**coords, "window": windows})
 
 
-_PARTS = ("fraction_difference", "fraction_reference")
+SPACE_AXES = (-2, -1)
+FRACTIONS = ("fraction_difference", "fraction_reference")
 
 
-def _widened(values: np.ndarray, places: Sequence[int], n_systems: int) -> np.ndarray:
-    """The same with a row of NaN for each system that has none."""
-    wide = np.full((n_systems, *values.shape[1:]), np.nan)
-    wide[places] = values
-    return wide
+def pooled(counts: xr.Dataset) -> xr.Dataset:
+    """The contingency table over all init times, and the sums of the fractions; NaN where there is no threshold."""
+    sums = counts.sum("init_time", dtype=float)
+    hits, forecasts, happened = sums["hits"], sums["forecasts"], sums["events"]
+    table = {"hits": hits, "misses": happened - hits, "false_alarms": forecasts - hits}
+    table["correct_negatives"] = sums["valid"] - forecasts - happened + hits
+    found = xr.Dataset(table).where(sums["valid"] > 0)
+    return found.assign({name: sums[name] / sums["window"] ** 4 for name in FRACTIONS})
 
 
 def windows_of(shape: tuple[int, ...]) -> list[int]:
@@ -154,40 +167,51 @@ def windows_of(shape: tuple[int, ...]) -> list[int]:
 
 
 def _fractions(forecast: np.ndarray, happened: np.ndarray, windows: Sequence[int]) -> np.ndarray:
-    """Sums of (Pf - Po)^2 and of Pf^2 + Po^2 over windows that lie inside the grid [2, system, window].
+    """Sums of (f - o)^2 and of f^2 + o^2 over windows that lie inside the grid [2, system, window, init_time].
 
-    Pf and Po are the shares of a window's points with an event [Roberts and Lean 2008, Mon. Wea. Rev.].
+    f and o are the numbers of a window's points with an event: the shares of Roberts and Lean [2008, Mon. Wea. Rev.]
+    times the size of the window.
     """
-    sums = np.zeros((2, len(forecast), len(windows)))
-    if not happened.any() and not forecast.any():
-        return sums
-    observed, given = _cumulated(happened), _cumulated(forecast)
+    sums = np.zeros((2, len(forecast), len(windows), len(happened)))
+    observed = _cumulated(happened)
+    given = [_cumulated(events) if events.any() else None for events in forecast]
     for column, size in enumerate(windows):
-        o, f = _window_counts(observed, size), _window_counts(given, size)
-        both = np.einsum("nhw,nhw->", o, o), np.einsum("snhw,snhw->s", f, f), np.einsum("snhw,nhw->s", f, o)
-        sums[:, :, column] = np.stack([both[0] + both[1] - 2 * both[2], both[0] + both[1]]) / size**4
+        o = _window_counts(observed, size)
+        squares = _sum_of_products(o, o)
+        for row, cumulated in enumerate(given):
+            both, cross = squares, np.zeros_like(squares)
+            if cumulated is not None:
+                f = _window_counts(cumulated, size)
+                both, cross = squares + _sum_of_products(f, f), _sum_of_products(f, o)
+            sums[:, row, column] = both - 2 * cross, both
     return sums
 
 
 def _cumulated(events: np.ndarray) -> np.ndarray:
-    """Events above and left of each corner [..., H + 1, W + 1]."""
-    padded = np.zeros((*events.shape[:-2], events.shape[-2] + 1, events.shape[-1] + 1))
-    np.cumsum(events, axis=-2, out=padded[..., 1:, 1:])
-    np.cumsum(padded[..., 1:, 1:], axis=-1, out=padded[..., 1:, 1:])
+    """Events above and left of each corner [..., H + 1, W + 1], modulo 2^16.
+
+    Small integers make this four times as fast as float64, and exact: a window holds fewer events than 2^15, so that
+    the differences that count them are right although the sums wrap around.
+    """
+    padded = np.zeros((*events.shape[:-2], events.shape[-2] + 1, events.shape[-1] + 1), np.int16)
+    np.cumsum(events, axis=-1, dtype=np.int16, out=padded[..., 1:, 1:])
+    np.cumsum(padded[..., 1:, 1:], axis=-2, dtype=np.int16, out=padded[..., 1:, 1:])
     return padded
 
 
 def _window_counts(cumulated: np.ndarray, size: int) -> np.ndarray:
-    return (
-        cumulated[..., size:, size:]
-        - cumulated[..., :-size, size:]
-        - cumulated[..., size:, :-size]
-        + cumulated[..., :-size, :-size]
-    )
+    """int32: the squares of a row of windows must fit."""
+    rows = cumulated[..., size:, :] - cumulated[..., :-size, :]
+    return (rows[..., size:] - rows[..., :-size]).astype(np.int32)
+
+
+def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[init_time]."""
+    return np.einsum("...w,...w->...", a, b).sum(axis=-1, dtype=float)
 
 
 def scores_of(counts: xr.Dataset) -> xr.Dataset:
-    """Scores of pooled counts by the `scores` library: pod, far, csi, ets, hss, frequency_bias; and fss."""
+    """Scores of `pooled` counts by the `scores` library: pod, far, csi, ets, hss, frequency_bias; and fss."""
     table = {key: counts[name] for name, key in COUNTS.items()}
     manager = BasicContingencyManager(table | {"total_count": sum(table.values())})
     found = xr.Dataset(

@@ -39,6 +39,11 @@ DEFINITIONS = {
     "mse_difference": ("MSE - MSE of the reference, on the same points; negative: better than the reference", SQUARED),
     "mse_difference_low": (LIMIT, SQUARED),
     "mse_difference_high": (LIMIT, SQUARED),
+    "p_value": (
+        "probability that chance alone makes a skill this far from 0; adjusted across the lead times of a channel "
+        "[Holm 1979]",
+        PURE,
+    ),
     "effective_size": ("independent init times that the paired differences are worth", PURE),
     "block_length": ("length of the bootstrap's blocks, in init times", PURE),
     "mse_by_init": ("area mean of (f - o)^2 per init time", SQUARED),
@@ -64,10 +69,28 @@ DEFINITIONS = {
         "event; windows inside the region, sums over init times before dividing",
         PURE,
     ),
+    **{
+        f"{name}_difference{part}": (text, PURE)
+        for name in ("pod", "far", "csi", "ets", "frequency_bias", "fss")
+        for part, text in (
+            ("", f"{name} of the model - {name} of the reference; counts are added up over init times first"),
+            ("_low", LIMIT),
+            ("_high", LIMIT),
+        )
+    },
+    "csi_p_value": ("probability that chance alone makes a csi_difference this far from 0; as p_value", PURE),
     "power": ("variance of the forecast per ring of wavenumbers (cosine transform), mean over whole fields", SQUARED),
     "observed_power": ("variance of the truth per ring of wavenumbers, mean over the same fields", SQUARED),
     "power_fields": ("fields without a missing value, of which the spectra are", PURE),
     "crps": ("mean(w (mean_i abs(x_i - o) - sum_ij abs(x_i - x_j) / (2 M (M - 1)))), x the M members; fair", OWN),
+    "crps_linear_inverse_model": (
+        "CRPS of normal distributions about the linear inverse model's forecast; their standard deviation, by point, "
+        "is that of its errors in training, enlarged as cross-validation there tells",
+        OWN,
+    ),
+    "crps_skill": ("1 - crps / crps_linear_inverse_model", PURE),
+    "crps_skill_low": (LIMIT, PURE),
+    "crps_skill_high": (LIMIT, PURE),
     "crps_low": (LIMIT, OWN),
     "crps_high": (LIMIT, OWN),
     "spread": ("sqrt((M + 1) / M mean(w variance of the members)); of a perfect ensemble equal to the RMSE", OWN),

@@ -58,7 +58,6 @@ def scores_of_forecast(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
     Raises:
         DataError: for a truth that does not fit.
     """
-    forecast = _mean_of_members(forecast)
     truth, weights = match_truth(forecast, truth), row_weights(forecast)
 
     def of_leads(channel: Channel) -> Iterator[xr.Dataset]:
@@ -101,7 +100,7 @@ def _units(forecast: xr.Dataset, name: str) -> str:
 
 
 def on_common_pairs(forecasts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """The variables, levels, init times and lead times that all have; of ensembles the mean.
+    """The variables, levels, init times and lead times that all have.
 
     Raises:
         DataError: for other grids or units, or nothing in common.
@@ -125,7 +124,7 @@ def on_common_pairs(forecasts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
             ends = [f"{each[name].values[0]} to {each[name].values[-1]}" for each in (first, forecasts[-1])]
             raise DataError(f"no {name.replace('_', ' ')}s in common: A has {ends[0]}, B has {ends[1]}")
     places = {name: first[name] for name in ("lat", "lon")}
-    return [_mean_of_members(forecast[kept].sel(shared)).assign_coords(places) for forecast in forecasts]
+    return [forecast[kept].sel(shared).assign_coords(places) for forecast in forecasts]
 
 
 def differences(a: xr.Dataset, b: xr.Dataset) -> list[str]:
@@ -137,8 +136,11 @@ def differences(a: xr.Dataset, b: xr.Dataset) -> list[str]:
     ]
 
 
-def _mean_of_members(forecast: xr.Dataset) -> xr.Dataset:
-    return forecast.mean(MEMBER, skipna=False, keep_attrs=True) if MEMBER in forecast.dims else forecast
+def _at_lead(fields: xr.DataArray, number: int) -> np.ndarray:
+    """Fields [N, H, W] of one lead time; of an ensemble the mean."""
+    read = fields.isel(lead_time=number).load()
+    mean = read.mean(MEMBER, skipna=False) if MEMBER in read.dims else read
+    return mean.transpose("init_time", "lat", "lon").values
 
 
 # Errors
@@ -149,11 +151,11 @@ def _squared_errors(
 ) -> Iterator[np.ndarray]:
     """[F, N, H, W] of one lead time after the other, NaN where any of them is not valid; persistence comes last."""
     observed = fields_of(truth, channel)
-    given = [fields_of(forecast, channel).transpose("lead_time", "init_time", "lat", "lon") for forecast in forecasts]
+    given = [fields_of(forecast, channel) for forecast in forecasts]
     init_times = given[0]["init_time"].values
     held = [read(observed, init_times)] if with_persistence else []
     for number, lead in enumerate(given[0]["lead_time"].values):
-        fields = np.stack([*(each[number].values for each in given), *held]).astype(float)
+        fields = np.stack([*(_at_lead(each, number) for each in given), *held]).astype(float)
         squared = (fields - read(observed, init_times + lead)) ** 2
         squared[:, ~np.isfinite(squared).all(axis=0)] = np.nan
         yield squared

@@ -4,6 +4,7 @@ Nothing larger than one block of init times of one channel is in memory at once,
 length can be scored.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ from convlstm_wx.verification.baselines import Baseline, latest_at_same_hour
 from convlstm_wx.verification.climatology import Climatology, read
 
 MEMBER = "realization"
-BLOCK_BYTES = 64e6  # of one channel's forecast, as stored
-LEAD_BYTES = 16e6  # of one lead time of it in float64; some thirty such fields are worked on at once
+BLOCK_BYTES = 64e6  # of one channel's forecast, read at once
+LEAD_BYTES = 2e6  # of one lead time in float64, worked on at once: some thirty such fields fit into caches
 DEGREES_TOLERANCE = 1e-3
 
 
@@ -50,9 +51,15 @@ def channels_of(forecast: xr.Dataset) -> list[Channel]:
         if "level" not in variable.dims:
             channels.append(Channel(str(name)))
             continue
-        given = variable.notnull().any([dim for dim in variable.dims if dim != "level"]).values
-        channels += [Channel(str(name), float(level)) for level in forecast["level"].values[given]]
+        levels = (variable.sel(level=level) for level in forecast["level"].values)
+        channels += [Channel(str(name), float(fields["level"])) for fields in levels if _holds_a_value(fields)]
     return channels
+
+
+def _holds_a_value(fields: xr.DataArray) -> bool:
+    """Reads no more of them than it must."""
+    parts = parts_of(fields, fields.nbytes / BLOCK_BYTES)
+    return any(bool(np.isfinite(part.values).any()) for part in parts)
 
 
 def fields_of(dataset: xr.Dataset, channel: Channel) -> xr.DataArray:
@@ -71,16 +78,23 @@ def pairs_of(
         observed: truth (time, lat, lon) on the same grid.
         baselines: the rivals by name.
     """
-    of_lead = 8 * fields.size / fields.sizes["lead_time"]
-    n_blocks = max(int(np.ceil(max(fields.nbytes / BLOCK_BYTES, of_lead / LEAD_BYTES))), 1)
-    for places in np.array_split(np.arange(fields.sizes["init_time"]), n_blocks):
-        block = fields.isel(init_time=places).load()
-        inits, leads = block["init_time"].values, block["lead_time"].values
+    leads = fields["lead_time"].values
+    for read_at_once in parts_of(fields, fields.nbytes / BLOCK_BYTES):
+        loaded = read_at_once.load()
         # Neighbouring init times verify at the same times: read each time once.
-        known = _Read.of(observed, inits, leads)
-        for lead, forecast in zip(leads, block.transpose("lead_time", ...)):
-            rivals = {name: baseline(inits, lead, known.at) for name, baseline in baselines.items()}
-            yield _on_common_points(forecast, rivals, known.at(inits + lead), usual.at(inits + lead))
+        known = _Read.of(observed, loaded["init_time"].values, leads)
+        for block in parts_of(loaded, 8 * loaded.size / leads.size / LEAD_BYTES):
+            inits = block["init_time"].values
+            for lead, forecast in zip(leads, block.transpose("lead_time", ...)):
+                rivals = {name: baseline(inits, lead, known.at) for name, baseline in baselines.items()}
+                yield _on_common_points(forecast, rivals, known.at(inits + lead), usual.at(inits + lead))
+
+
+def parts_of(fields: xr.DataArray, number: float) -> Iterator[xr.DataArray]:
+    """Stretches of init times, at least so many if there are as many."""
+    n_inits = fields.sizes["init_time"]
+    edges = np.linspace(0, n_inits, int(np.clip(np.ceil(number), 1, n_inits)) + 1).round().astype(int)
+    return (fields.isel(init_time=slice(first, last)) for first, last in itertools.pairwise(edges.tolist()))
 
 
 @dataclass(frozen=True)

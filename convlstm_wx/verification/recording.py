@@ -12,7 +12,7 @@ from convlstm_wx.verification.summary import plain
 
 OF_PAIRS = (
     "gain", "gain_low", "gain_high", "mse_a", "mse_b", "mse_difference", "mse_difference_low", "mse_difference_high",
-    "effective_size", "pairs",
+    "p_value", "effective_size", "pairs",
 )  # fmt: skip
 OF_MONTH = ("gain", "gain_low", "gain_high", "pairs")
 

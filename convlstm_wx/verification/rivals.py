@@ -54,6 +54,12 @@ class Rivals:
             never_negative=_never_negative(record.fields),
         )
 
+    def spread(self, channel: str) -> dict[np.timedelta64, np.ndarray] | None:
+        """How uncertain the linear inverse model is [H, W], by lead time; None where it is no rival."""
+        if self.inverse is None:
+            return None
+        return inverse_model.spread(self.inverse.model, self.records, self.training, channel)
+
     def descriptions(self) -> dict[str, str]:
         """How each was made, in one sentence."""
         usual = {channel: record.usual.description for channel, record in self.records.items()}

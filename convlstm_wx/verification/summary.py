@@ -10,7 +10,7 @@ import xarray as xr
 
 from convlstm_wx.files import library_errors, replacing, write_text
 from convlstm_wx.verification.describing import in_shown_units
-from convlstm_wx.verification.wording import lead_label, outcomes, sentence
+from convlstm_wx.verification.wording import clear_outcomes, lead_label, outcomes, sentence
 
 _MOST_DECIMALS = 6  # of the table: with more, columns touch, and nobody counts the zeros
 TABLE_LEADS = 10
@@ -23,14 +23,28 @@ SHORT = {
 }
 OF_SYSTEM = ("rmse", "rmse_low", "rmse_high", "mae", "bias", "acc", "acc_centred", "activity")
 OF_PAIRS = ("observed_activity", "count", "pairs")
-OF_ENSEMBLE = ("crps", "crps_low", "crps_high", "spread")
+OF_ENSEMBLE = ("crps", "crps_low", "crps_high", "crps_linear_inverse_model", "crps_skill", "spread")
 OF_EVENTS = ("pod", "far", "csi", "ets", "hss", "frequency_bias", "hits", "misses", "false_alarms", "correct_negatives")
+
+LESS_RIVALS = ("pod", "far", "csi", "ets", "frequency_bias")
 
 
 def verdicts(scores: xr.Dataset) -> list[str]:
     """One plain sentence per channel: which rival it beats until when, and where no difference can be shown."""
     hours = scores["lead_hours"].values
     return [sentence(str(name), outcomes(scores.sel(channel=name)), hours) for name in scores["channel"].values]
+
+
+def event_verdicts(scores: xr.Dataset) -> list[str]:
+    """A sentence for each event that is forecast clearly better or worse than by a rival, by its CSI."""
+    found = []
+    for name in map(str, scores["channel"].values):
+        of_channel = scores.sel(channel=name)
+        for place, label in enumerate(map(str, of_channel["threshold_label"].values)):
+            clear = clear_outcomes(of_channel.isel(threshold=place))
+            if any(map(any, clear.values())):
+                found.append(sentence(f"{name} >= {label} (CSI)", clear, scores["lead_hours"].values))
+    return found
 
 
 def table(scores: xr.Dataset) -> str:
@@ -104,6 +118,7 @@ def write_scores(scores: xr.Dataset, folder: Path) -> list[Path]:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     said = {
         "verdicts": verdicts(scores),
+        "event_verdicts": event_verdicts(scores),
         "method": scores.attrs,
         "formulas": {str(name): scores[name].attrs for name in scores.data_vars},
         "scores": rows.to_dict("records"),
@@ -127,11 +142,20 @@ def _rows(scores: xr.Dataset) -> Any:
 
 
 def _event_rows(scores: xr.Dataset) -> Any:
-    """A table with a row per channel, lead time, system and threshold; a column fss_N per window of N x N points."""
-    happened = scores[list(OF_EVENTS)]
-    happened = happened.assign(
-        {f"fss_{size}": scores["fss"].sel(window=size, drop=True) for size in scores["window"].values}
-    )
+    """A table with a row per channel, lead time, system and threshold; a column fss_N per window of N x N points.
+
+    The model less a system stands in that system's row.
+    """
+    parts = ("", "_low", "_high")
+    less = {f"{name}_difference{part}": f"model_{name}_difference{part}" for name in LESS_RIVALS for part in parts}
+    against = scores[list(less)].rename({"reference": "system", **less})
+    happened = xr.merge([scores[list(OF_EVENTS)], against], join="left")
+    for size in scores["window"].values:
+        of_window = scores.sel(window=size, drop=True)
+        happened[f"fss_{size}"] = of_window["fss"]
+        for part in parts:
+            difference = of_window[f"fss_difference{part}"].rename(reference="system")
+            happened[f"model_fss_{size}_difference{part}"] = difference.reindex(system=scores["system"])
     names = ["channel", "units", "lead_hours", "system", "threshold_label", "threshold_value"]
     frame = happened.to_dataframe().reset_index()
     return frame.loc[frame["threshold_label"] != "", [*names, *map(str, happened.data_vars)]]

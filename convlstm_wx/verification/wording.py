@@ -17,10 +17,24 @@ CLAUSES = {
 
 
 def outcomes(against: xr.Dataset) -> dict[str, list[str | None]]:
-    """Outcomes per reference, by lead time, from mse_difference, _low and _high [reference, lead_time]."""
-    figures = [against[f"mse_difference{part}"].transpose("reference", ...).values for part in ("", "_low", "_high")]
+    """Outcomes per reference, by lead time, from skill, mse_difference and p_value [reference, lead_time].
+
+    Attribute confidence: 1 less it is the level of the test.
+    """
+    figures = [against[name].transpose("reference", ...).values for name in ("skill", "mse_difference", "p_value")]
     names = (_spoken(str(name)) for name in against["reference"].values)
-    return {name: [_outcome(*limits) for limits in zip(*rows)] for name, *rows in zip(names, *figures)}
+    level = 1.0 - against.attrs["confidence"]
+    return {name: [_outcome(*figures, level=level) for figures in zip(*rows)] for name, *rows in zip(names, *figures)}
+
+
+def clear_outcomes(against: xr.Dataset) -> dict[str, list[str | None]]:
+    """As `outcomes`, from csi_difference and csi_p_value; None too where no difference can be told from chance."""
+    figures = [against[name].transpose("reference", ...).values for name in ("csi_difference", "csi_p_value")]
+    clear = np.where(figures[1] <= 1.0 - against.attrs["confidence"] + 1e-12, figures[0], 0.0)
+    names = (_spoken(str(name)) for name in against["reference"].values)
+    return {
+        name: [{1.0: "better", -1.0: "worse"}.get(sign) for sign in np.sign(row)] for name, row in zip(names, clear)
+    }
 
 
 def _spoken(reference: str) -> str:
@@ -29,16 +43,15 @@ def _spoken(reference: str) -> str:
     return f"the {words}" if words.endswith("model") else words
 
 
-def _outcome(difference: float, low: float, high: float) -> str | None:
-    """What an MSE difference (ours minus the reference) and its interval say; None if there is no difference at all.
-
-    A difference counts if its interval leaves out zero. Without an interval only its sign is told.
-    """
+def _outcome(skill: float, difference: float, p: float, *, level: float) -> str | None:
+    """What a skill and its p-value say; None if nothing was scored. Untested, only which error is larger is told."""
     if np.isnan(difference):
         return None
-    if np.isnan(low) or np.isnan(high):
+    if np.isnan(p):
         return "smaller" if difference < 0 else "larger"
-    return "better" if high < 0 else "worse" if low > 0 else "same"
+    if p > level + 1e-12:
+        return "same"
+    return "better" if skill > 0 else "worse"
 
 
 def sentence(subject: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:

@@ -1,0 +1,82 @@
+"""From checkpoints, data and what is asked for to a forecast: one way for the command line, notebooks and scoring."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from convlstm_wx.config import PERTURBATION
+from convlstm_wx.device import DevicePolicy
+from convlstm_wx.forecast.choosing import choose_init_times
+from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
+
+log = logging.getLogger(__name__)
+
+
+def assemble(
+    trained: Sequence[Trained],
+    dataset: xr.Dataset,
+    policy: DevicePolicy,
+    *,
+    named: Sequence[str] = (),
+    start: str | None = None,
+    end: str | None = None,
+    every: np.timedelta64 | None = None,
+    lead_steps: int | None = None,
+    members: int | None = None,
+    perturbation: float = PERTURBATION,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Forecast:
+    """A forecast as it is asked for.
+
+    Args:
+        trained: one network, or those of an ensemble.
+        dataset: canonical.
+        policy: device and precision.
+        named, start, end, every: which init times, see :func:`~convlstm_wx.forecast.choosing.choose_init_times`.
+        lead_steps: None: as trained; beyond that with a warning.
+        members: of an ensemble; None: one for each network.
+        perturbation, seed: of initial states, see :class:`~convlstm_wx.forecast.rollout.Ensemble`.
+        batch_size: forecasts at once.
+
+    Raises:
+        CheckpointError: for data that a network was not trained for, or networks that make no ensemble.
+        ConfigError: for what cannot be asked for.
+        DataError: for init times whose inputs are not there.
+    """
+    for each in trained:
+        each.checkpoint.spec.check(dataset, each.upstream)
+    demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
+    spec = demanding.checkpoint.spec
+    several = members is not None or len(trained) > 1
+    return Forecast(
+        trained,
+        dataset,
+        choose_init_times(spec, dataset, named, start, end, demanding.upstream, every=every),
+        choose_lead_steps(lead_steps, min(each.checkpoint.spec.lead_steps for each in trained)),
+        policy,
+        ensemble=Ensemble(members or len(trained), perturbation, seed) if several else None,
+        batch_size=batch_size,
+        skip_incomplete=not named and any(value is not None for value in (start, end, every)),
+    )
+
+
+def choose_lead_steps(asked: int | None, trained: int) -> int:
+    """The number of lead times; beyond the trained one with a warning."""
+    if asked is not None and asked > trained:
+        log.warning("%d lead steps are beyond the %d of training: the later ones were never practised", asked, trained)
+    return asked or trained
+
+
+def make_forecast(trained: Sequence[Trained], dataset: xr.Dataset, init_times: np.ndarray, **rest: Any) -> xr.Dataset:
+    """The forecasts of one network, or of an ensemble of several, in memory; arguments and errors of Forecast.
+
+    Returns:
+        Dimensions init_time, [realization,] lead_time, [level,] lat, lon; see
+        :func:`~convlstm_wx.forecast.labelling.to_dataset`.
+    """
+    ensemble = Ensemble(len(trained)) if len(trained) > 1 else None
+    return Forecast(trained, dataset, init_times, ensemble=ensemble, **rest).collect()
