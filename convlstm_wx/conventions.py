@@ -445,3 +445,8 @@ class Channel:
             return cls(variable, float(level.removesuffix("hPa")))
         except ValueError:
             raise ConfigError(f"'{name}' is not a channel; write t2m, or z@500hPa for a level") from None
+
+
+def event_label(name: str, threshold: str) -> str:
+    """What happens where a channel reaches a threshold: "tp >= 1 mm", "t2m anomaly >= p90"."""
+    return f"{name}{' anomaly' if threshold.startswith('p') else ''} >= {threshold}"

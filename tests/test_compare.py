@@ -346,6 +346,16 @@ def test_the_page_says_how_points_were_marked(tmp_path):
     assert not re.search(r'(src|href)="http', text)
 
 
+@pytest.mark.parametrize(("p", "is_bold"), [(0.04, True), (0.06, False), (np.nan, False)])
+def test_the_table_of_the_page_has_bold_what_the_sentences_call_better(tmp_path, p, is_bold):
+    truth = make_truth()
+    errors = errors_of_forecasts([make_forecast(truth, 1.0, seed=1)], [make_forecast(truth, 0.9, seed=2)], truth)
+    gains = compare(errors)
+    known = gains.assign(p_value=gains["p_value"] * 0 + p)
+    page = report.write_page(tmp_path / "c.html", title="T", said=[], gains=known, figures={}, facts={})
+    assert ('<td class="best">' in page.read_text()) == is_bold
+
+
 # the command line
 
 

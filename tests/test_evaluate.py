@@ -462,11 +462,11 @@ def test_differences_of_event_scores_are_those_of_the_scores_with_an_interval_ab
 
 def test_events_get_a_sentence_where_a_difference_is_clear(scored):
     said = event_verdicts(scored)
-    assert said[0].startswith("t2m >= p90 (CSI) beats persistence, damped persistence, climatology and the linear")
+    assert said[0].startswith("t2m anomaly >= p90 (CSI) beats persistence, damped persistence, climatology and the")
     unclear = scored.assign(csi_p_value=scored["csi_p_value"] * 0 + 0.06)
     assert event_verdicts(unclear) == []
     unclear["csi_p_value"][0, 0, 0, 0], unclear["csi_difference"][0, 0, 0, 0] = 0.01, -0.2
-    assert event_verdicts(unclear) == ["t2m >= p90 (CSI) is worse than persistence at +24 h."]
+    assert event_verdicts(unclear) == ["t2m anomaly >= p90 (CSI) is worse than persistence at +24 h."]
 
 
 def test_an_ensemble_is_scored_by_its_mean_and_its_members(forecast, truth):

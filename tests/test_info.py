@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 
 from convlstm_wx.checkpoint import load_checkpoint, save_checkpoint
 from convlstm_wx.cli import main
+from convlstm_wx.commands.card import card_of
 from convlstm_wx.report.curves import history_figure, read_histories
 from tests.region_files import region, write
 
@@ -70,6 +72,44 @@ def test_info_as_json_has_the_numbers_of_the_csv(trained, capsys):
     assert facts["file"]["bytes"] == (trained / "a/last.pt").stat().st_size
     assert facts["config"]["hidden_channels"] == [4, 8]
     assert len(facts["trained_on"]["upstream"]) == 1
+
+
+@pytest.fixture
+def blended(trained, tmp_path) -> Path:
+    """Run b as if blended: in the mean over targets the network counts 0.6 and 0.2, the linear model 0.5 and 0.9."""
+    checkpoint = load_checkpoint(trained / "b/best.pt")
+    weights_2LD = torch.tensor([[[0.5, 0.7], [0.1, 0.3]], [[0.5, 0.5], [0.9, 0.9]]])
+    weights = checkpoint.weights | {"blend.weights_2LD": weights_2LD}
+    save_checkpoint(tmp_path / "best.pt", replace(checkpoint, weights=weights))
+    return tmp_path / "best.pt"
+
+
+def test_info_tells_what_network_and_linear_model_count(blended, capsys):
+    assert run("info", blended) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(place for place, line in enumerate(lines) if "blended with a linear inverse model" in line)
+    table = [line.split() for line in lines[at + 1 : at + 4]]
+    assert table == [["+24", "h", "+48", "h"], ["network", "0.60", "0.20"], ["linear", "0.50", "0.90"]]
+    assert run("info", blended, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["network"]["blend"]
+    assert [[at["lead_hours"], at["network"], at["linear"]] for at in told] == [
+        pytest.approx([24.0, 0.6, 0.5]),
+        pytest.approx([48.0, 0.2, 0.9]),
+    ]
+
+
+def test_the_page_tells_of_the_blend_or_that_there_is_none(blended, trained):
+    init_times = np.array(["2001-08-01"], "datetime64[ns]")
+    told = card_of([load_checkpoint(blended)], blended, "held out", init_times).facts["Blend"]
+    assert told == (
+        "with a linear inverse model; the network counts 0.60, the linear model 0.50 at +24 h; 0.20 and 0.90 at +48 h "
+        "(mean over the variables)"
+    )
+    alone = load_checkpoint(trained / "a/best.pt")
+    alone.weights.pop("blend.weights_2LD", None)
+    facts = card_of([alone], trained / "a/best.pt", "held out", init_times).facts
+    assert facts["Blend"] == "none, the network alone"
+    assert "-10 to -2 degrees east" in facts["Upstream region 1"]
 
 
 def test_what_info_proposes_can_be_pasted(trained, capsys, monkeypatch, tmp_path):

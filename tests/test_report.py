@@ -21,7 +21,7 @@ from convlstm_wx.errors import ConfigError
 from convlstm_wx.report import atlas, coastlines, plots, tables
 from convlstm_wx.report.card import Card, map_caption, region_map
 from convlstm_wx.report.cases import typical_case, worst_case
-from convlstm_wx.report.maps import Band, Look, around_zero, pretty_units
+from convlstm_wx.report.maps import Band, Look, around_zero, error_levels, pretty_units
 from convlstm_wx.report.page import write_page
 from convlstm_wx.report.tables import digits
 from convlstm_wx.verification.evaluate import evaluate
@@ -130,6 +130,13 @@ def test_errors_are_centred_on_zero_and_the_middle_is_white():
     assert levels[-1] >= 6.9
     assert around_zero(np.zeros(4)).size >= 2
     assert around_zero(np.full(4, np.nan)).size >= 2
+
+
+def test_small_errors_of_early_lead_times_are_seen_beside_large_ones():
+    levels = error_levels(np.array([-3300.0, 3300.0, 160.0]))
+    assert levels.tolist() == [-2000, -1000, -500, -200, 200, 500, 1000, 2000]
+    assert error_levels(np.array([0.5])).tolist()[4:] == pytest.approx([0.05, 0.1, 0.2, 0.5])
+    assert error_levels(np.zeros(4)).size == error_levels(np.full(4, np.nan)).size == 8
 
 
 def test_truth_and_forecast_share_levels_that_hold_both():
@@ -351,7 +358,8 @@ def test_page_tells_of_events_and_periods(page, scored):
     model = scored.sel(system="model", channel="tp").isel(threshold=1, lead_time=0)
     for part in ("Events: tp", ">= 1 mm", f"{int(model['hits'] + model['misses']):,}", f"{float(model['csi']):.3f}"):
         assert part in text, part
-    for part in ("By month of the valid time", "By season of the valid time", "SON", "RMSE / damped persistence"):
+    assert "Of anomalies, p90 is the 90th percentile" in text
+    for part in ("By month of the valid time", "Sep", "By season of the valid time", "SON", "RMSE / climatology"):
         assert part in text, part
     assert "Ensemble of" not in text
 

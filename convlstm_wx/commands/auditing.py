@@ -49,7 +49,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 SMALL: dict[str, Any] = {
     "hidden_channels": (4, 8),
-    "batch_size": 8,
+    "batch_size": 48,
     "input_steps": 3,
     "lead_steps": 2,
     "num_epochs": 2,

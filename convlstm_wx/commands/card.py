@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convlstm_wx.commands.info import facts_of
+from convlstm_wx.commands.info import facts_of, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,13 +31,14 @@ def card_of(members: Sequence["Checkpoint"], path: Path, months: str, init_times
     facts = {
         "Checkpoint": f"{path}{ensemble}, convlstm_wx {checkpoint.versions['convlstm_wx']}",
         "Network": f"{network['name']}, {width} hidden channels, {network['parameters']:,} parameters",
+        "Blend": _blended(network["blend"]),
         "Reads": f"{spec.input_steps} steps of {step}: {_names(known['inputs'])}",
         "Trained to forecast": f"{spec.lead_steps} steps of {step}: {_names(known['targets'])}",
-        "Trained on": f"{spec.source}, {spec.target.statistics.period[0]} to {spec.target.statistics.period[1]}",
+        "Trained on": f"{spec.source}, {' to '.join(time[:16] for time in spec.target.statistics.period)}",
         "Target region": spec.target.describe(),
     }
-    for region, about in zip(spec.upstream, known["trained_on"]["upstream"]):
-        facts[f"Upstream region {len(facts) - 5}"] = f"{region.describe()}: {_names(about['channels'])}"
+    for place, (region, about) in enumerate(zip(spec.upstream, known["trained_on"]["upstream"]), start=1):
+        facts[f"Upstream region {place}"] = f"{region.describe()}: {_names(about['channels'])}"
     facts |= {
         "Training": f"{progress['epochs_done']} of {progress['epochs_asked']} epochs, best {progress['best_epoch']}; "
         f"loss {checkpoint.config.loss}, seed {checkpoint.config.seed}",
@@ -50,6 +51,19 @@ def card_of(members: Sequence["Checkpoint"], path: Path, months: str, init_times
     spans: dict[str, Spans] = {"training": split.train, "validation": split.validation, "held out": split.held_out}
     scored = [(str(init_times[0])[:19], str(init_times[-1])[:19])]
     return Card(facts, regions, spans | {"scored": scored})
+
+
+def _blended(blend: Sequence[dict[str, float]] | None) -> str:
+    """What the network is blended with, and how much both count at the first, a middle and the last lead time."""
+    if not blend:
+        return "none, the network alone"
+    (first, *others) = spread(blend, 3)
+    said = [f"{at['network']:.2f} and {at['linear']:.2f} at +{at['lead_hours']:g} h" for at in others]
+    start = (
+        f"with a linear inverse model; the network counts {first['network']:.2f}, the linear model "
+        f"{first['linear']:.2f} at +{first['lead_hours']:g} h"
+    )
+    return f"{'; '.join([start, *said])} (mean over the variables)"
 
 
 def _names(channels: list[dict[str, str]]) -> str:

@@ -85,6 +85,7 @@ def facts_of(checkpoint: "Checkpoint", path: Path) -> dict[str, Any]:
             "name": checkpoint.model_name,
             "hidden_channels": list(config.hidden_channels),
             "parameters": parameters_of(checkpoint),
+            "blend": _blend(checkpoint),
         },
         "inputs": _channels(spec.target, [channel.name for channel in spec.channels]),
         "targets": _channels(spec.target, [channel.name for channel in spec.targets]),
@@ -110,6 +111,17 @@ def facts_of(checkpoint: "Checkpoint", path: Path) -> dict[str, Any]:
 def parameters_of(checkpoint: "Checkpoint") -> int:
     """How many numbers were learned; those of the linear model of a blend are not among them."""
     return sum(weight.numel() for weight in checkpoint.training["averaged"]["shadow"].values())
+
+
+def _blend(checkpoint: "Checkpoint") -> list[dict[str, float]] | None:
+    """How much network and linear model count, mean over the targets, by lead time; None if the network is alone."""
+    from convlstm_wx.training.logbook import lead_hours
+
+    weights_2LD = checkpoint.weights.get("blend.weights_2LD")
+    if weights_2LD is None:
+        return None
+    leads = zip(lead_hours(checkpoint.spec), *weights_2LD.mean(dim=-1).tolist())
+    return [{"lead_hours": hours, "network": network, "linear": linear} for hours, network, linear in leads]
 
 
 def _channels(region: "RegionSpec", names: Sequence[str]) -> list[dict[str, str]]:
@@ -242,6 +254,19 @@ def _about_network(facts: dict[str, Any]) -> Iterator[str]:
     yield f"reads {facts['input_steps']} steps of {describe_step(step)}: {_named(facts['inputs'])}"
     leads = f"+{describe_step(step)} to +{describe_step(facts['lead_steps'] * step)}"
     yield f"forecasts {facts['lead_steps']} steps ({leads}): {_named(facts['targets'])}"
+    if network["blend"]:
+        yield from _about_blend(network["blend"])
+
+
+def _about_blend(blend: Sequence[dict[str, float]]) -> Iterator[str]:
+    """A table of what both count at some lead times."""
+    from convlstm_wx.data.account import aligned
+
+    shown = spread(blend, MOST_LEADS)
+    rows = [["", *(f"+{at['lead_hours']:g} h" for at in shown)]]
+    rows += [[name, *(f"{at[name]:.2f}" for at in shown)] for name in ("network", "linear")]
+    yield "blended with a linear inverse model; how much both count, mean over the variables:"
+    yield from aligned(rows, right=range(1, len(rows[0])))
 
 
 def _about_data(facts: dict[str, Any]) -> Iterator[str]:
@@ -277,7 +302,7 @@ def _about_skill(facts: dict[str, Any]) -> Iterator[str]:
         yield "none stored; convlstm-wx evaluate scores it"
         return
     hours = sorted({score["lead_hours"] for score in skill["scores"]})
-    shown = [hours[at] for at in np.unique(np.linspace(0, len(hours) - 1, MOST_LEADS).round().astype(int))]
+    shown = spread(hours, MOST_LEADS)
     rows = [["", "", *(f"+{lead:g} h" for lead in shown)]]
     for target in facts["targets"]:
         scores = {each["lead_hours"]: each for each in skill["scores"] if each["variable"] == target["name"]}
@@ -285,6 +310,11 @@ def _about_skill(facts: dict[str, Any]) -> Iterator[str]:
         rows.append([target["name"], target["units"], *cells])
     yield f"validation RMSE (persistence) after epoch {skill['epoch']}:"
     yield from aligned(rows, right=range(2, len(rows[0])))
+
+
+def spread(entries: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, the first and the last included."""
+    return [entries[at] for at in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int))]
 
 
 def _named(channels: Sequence[dict[str, str]]) -> str:

@@ -22,10 +22,10 @@ from convlstm_wx.data.reading import is_projected
 from convlstm_wx.report.cases import clock, fields_of, rmse_of, spread_out, typical_case, worst_case
 from convlstm_wx.report.coastlines import draw_coastlines
 from convlstm_wx.report.embedding import svg_uri, webp_uri
-from convlstm_wx.report.maps import ROUND_STEPS, Band, Look, around_zero, corners, degree_axes, stretch_of
+from convlstm_wx.report.maps import ROUND_STEPS, Band, Look, corners, degree_axes, error_levels, stretch_of
 
 MOST_PICTURES = 360  # of 10 kB and 20 ms each
-MOST_TICKS, MOST_LETTERS = 9, 42  # along a colour bar
+MOST_TICKS, MOST_LETTERS = 9, 40  # along a colour bar
 FEWEST_SMOOTH = 12  # points along an edge; coarser fields are drawn in cells, as contours turn them to diamonds
 MISSING, COLOUR = "#d9d9d9", "#222222"
 FEWEST_LEADS = 4  # that are shown even where channels must be left out for it
@@ -124,7 +124,7 @@ def _case_chart(channel: Channel, cases: Sequence[tuple[xr.DataArray, xr.DataArr
     given, observed = (np.stack([pair[place].values for pair in cases]) for place in (0, 1))
     sample = cases[0][0]
     look = Look.of(channel, sample.attrs)
-    error = around_zero(given - observed)
+    error = error_levels(given - observed)
     field = Band({}, look.levels(observed, given), look.colormap, look.units, look.is_rain)
     wrong = Band({}, error, look.error_colormap, f"forecast - truth ({look.units})", look.is_rain)
     bands = (field, field, wrong)
@@ -163,7 +163,7 @@ def _place_chart(scores: xr.Dataset) -> Chart:
     look = Look.of(Channel.parse(name), units)
     bias, rmse = scores["bias_map"].values, scores["rmse_map"].values
     bands = (
-        Band({}, around_zero(bias), look.error_colormap, f"mean of forecast - truth ({look.units})", look.is_rain),
+        Band({}, error_levels(bias), look.error_colormap, f"mean of forecast - truth ({look.units})", look.is_rain),
         Band({}, from_zero(rmse), "magma_r", f"RMSE ({look.units})", look.is_rain),
     )
     easel = Easel(scores["bias_map"])
@@ -269,7 +269,7 @@ def colour_bar(band: Band) -> Bar:
     shares = np.linspace(0, 100, n + 1)
     stops = [f"{to_hex(colour)} {low:.2f}% {high:.2f}%" for colour, low, high in zip(colours, shares, shares[1:])]
     longest = max(len(f"{level:g}") for level in band.levels)
-    every = -(-band.levels.size // min(MOST_TICKS, MOST_LETTERS // longest))
+    every = -(-band.levels.size // min(MOST_TICKS, MOST_LETTERS // (longest + 1)))
     place = np.arange(n - 1)
     if band.levels[0] < 0 < band.levels[-1]:  # both sides of 0 alike, and no two labels that touch beside it
         from_middle = np.abs(place - (n - 2) / 2).astype(int)

@@ -14,6 +14,7 @@ from convlstm_wx.report.maps import degree_axes, stretch_of
 Spans = Sequence[tuple[str, str]]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 GREY = "#7f7f7f"
+HIGHEST_MAP = 4.2  # inches
 ROOM_DEG = 4.0  # around the regions, at least
 
 
@@ -42,7 +43,8 @@ def region_map(regions: Mapping[str, Grid]) -> Figure:
     (west, south), (east, north) = low - room, high + room
     south, north = max(south, -90.0), min(north, 90.0)
     stretch, shape = stretch_of(np.array([south, north]), np.array([west, east]))
-    figure = Figure(figsize=(6.4, 6.4 * shape + 0.4), layout="constrained")
+    width = min(6.4, HIGHEST_MAP / shape)
+    figure = Figure(figsize=(width, width * shape + 0.4), layout="constrained")
     panel = figure.subplots()
     panel.set(xlim=(west, east), ylim=(south, north), aspect=stretch)
     degree_axes(panel)

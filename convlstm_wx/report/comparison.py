@@ -59,7 +59,7 @@ def _by_lead(panel: Axes, gains: xr.Dataset) -> None:
     hours = gains["lead_hours"].values
     panel.axhline(0.0, color="black", lw=0.9)
     for run in range(gains.sizes.get("run", 0)):
-        label = "each pair of runs" if run == 0 else None
+        label = "each alone" if run == 0 else None
         panel.plot(hours, 100 * gains["gain_by_run"].isel(run=run), color="#888888", lw=0.8, label=label)
     low, high = 100 * gains["gain_low"], 100 * gains["gain_high"]
     panel.fill_between(hours, low, high, color="#0072B2", alpha=0.2, lw=0, label="interval")
@@ -167,7 +167,7 @@ def _table(gains: xr.Dataset) -> dict[str, object]:
     for lead in range(gains.sizes["lead_time"]):
         at = gains.isel(lead_time=lead)
         best, low, high = (100 * float(at[f"gain{part}"]) for part in ("", "_low", "_high"))
-        sure = np.isfinite(low) and (low > 0 or high < 0)
+        sure = bool(at["p_value"] <= 1.0 - gains.attrs["confidence"] + 1e-12)  # as the sentences have it
         interval = f"{low:+.1f} to {high:+.1f}" if np.isfinite(low) else "too few"
         numbers = [f"{float(np.sqrt(at[name])):.4g}" for name in ("mse_a", "mse_b")]
         cells = [*numbers, f"{best:+.2g}" if abs(best) < 0.05 else f"{best:+.1f}", interval, f"{int(at['pairs'])}"]

@@ -163,6 +163,7 @@ def history_figure(histories: Sequence[History]) -> Figure:
     upper, lower = left.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _draw_losses(upper, lower, histories)
     panels = [upper, lower]
+    n_epochs = max(len(history.columns["epoch"]) for history in histories)
     if variables:
         grid = right[0].subplots(n_rows, n_columns, squeeze=False, sharex=True).T.ravel()
         for panel, (variable, unit) in zip(grid, variables):
@@ -173,7 +174,9 @@ def history_figure(histories: Sequence[History]) -> Figure:
             right[0].suptitle(f"{len(variables)} of {n_all} variables; {RMSE} has all", fontsize=9)
         panels += grid[: len(variables)].tolist()
     for panel in panels:
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if n_epochs == 1:
+            panel.set_xlim(0.5, 1.5)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         if panel.get_subplotspec().is_last_row() or panel is panels[-1]:

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator
 
-from convlstm_wx.conventions import Channel
+from convlstm_wx.conventions import Channel, event_label
 from convlstm_wx.report.maps import Look
 
 # Okabe and Ito's palette, with line styles and markers that tell the systems apart without colour.
 STYLES: dict[str, dict[str, Any]] = {
-    "model": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 2.2},
+    "model": {"color": "#0072B2", "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 3},
     "persistence": {"color": "#D55E00", "linestyle": "--", "marker": "s", "linewidth": 1.4},
     "diurnal_persistence": {"color": "#CC79A7", "linestyle": "--", "marker": "D", "linewidth": 1.4},
     "damped_persistence": {"color": "#E69F00", "linestyle": "-.", "marker": "v", "linewidth": 1.4},
@@ -89,7 +89,7 @@ class Sheet:
         legend: dict[str, Any] = {}
         for name in self.names:
             figures[name] = Figure(figsize=(4.1, PANEL_HEIGHT))  # fixed margins: finding them takes half the time
-            legend = _fill(figures[name].add_axes((0.17, 0.17, 0.81, 0.72)), self.draw, name) | legend
+            legend = _fill(figures[name].add_axes((0.17, 0.17, 0.79, 0.72)), self.draw, name) | legend
         return figures, legend
 
 
@@ -169,7 +169,7 @@ def events(scores: xr.Dataset) -> Sheet | None:
         for system in map(str, at["system"].values):
             csi = at["csi"].sel(system=system).isel(threshold=place)
             panel.plot(scores["lead_hours"], csi, label=spoken(system), markersize=4.5, **STYLES[system])
-        panel.set_title(f"{name} >= {at['threshold_label'].values[place]}", fontsize=11)
+        panel.set_title(event_label(name, str(at["threshold_label"].values[place])), fontsize=11)
         lead_axis(panel, scores["lead_hours"].values)
         panel.set_ylabel("CSI")
         panel.set_ylim(bottom=0)
@@ -186,11 +186,12 @@ def months(scores: xr.Dataset) -> Sheet | None:
     def draw(panel: Axes, name: str) -> None:
         look = _look(scores, name)
         rmse = scores["rmse_by_month"].sel(channel=name).isel(lead_time=lead)
-        rmse = rmse.reindex(month=np.arange(1, 13))  # a line ends where a month was not scored
+        months = range(int(rmse["month"].min()), int(rmse["month"].max()) + 1)
+        rmse = rmse.reindex(month=months)  # a line ends where a month was not scored
         for system in map(str, rmse["system"].values):
             line = rmse.sel(system=system)
             panel.plot(line["month"], line, label=spoken(system), markersize=4.5, **STYLES[system])
-        panel.set_xticks(range(1, 13), labels=list(MONTHS))
+        panel.set_xticks(months, labels=[MONTHS[month - 1] for month in months])
         panel.set_ylim(bottom=0)
         panel.set_title(f"{look.title}, +{scores['lead_hours'].values[lead]:g} h", fontsize=11)
         panel.set_ylabel(f"RMSE ({look.units})")

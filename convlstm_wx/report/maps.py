@@ -17,6 +17,7 @@ from convlstm_wx.conventions import Channel, normalise_units, recognise
 from convlstm_wx.data.reading import is_projected
 
 ROUND_STEPS = [1, 2, 2.5, 4, 5, 10]
+LEVELS_OF_ERRORS = 4  # on either side of 0
 NOTE_BOX = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
@@ -70,6 +71,14 @@ def around_zero(fields: np.ndarray) -> np.ndarray:
     """Round levels symmetric about 0 without 0 itself, so that "hardly any error" is one colour: white."""
     largest = np.nanquantile(np.abs(fields), 0.99) if np.isfinite(fields).any() else 0.0
     above = np.asarray(MaxNLocator(8, steps=ROUND_STEPS).tick_values(0.0, largest or 1.0))[1:]
+    return np.concatenate([-above[::-1], above])
+
+
+def error_levels(fields: np.ndarray) -> np.ndarray:
+    """1, 2, 5, 10 ... on both sides of 0: the errors of the first lead time are seen beside those of the last."""
+    largest = np.nanquantile(np.abs(fields), 0.99) if np.isfinite(fields).any() else 0.0
+    above = np.outer(10.0 ** np.arange(-2, 1), [1, 2, 5]).ravel() * 10 ** np.floor(np.log10(largest or 1.0))
+    above = above[above <= (largest or 1.0)][-LEVELS_OF_ERRORS:]
     return np.concatenate([-above[::-1], above])
 
 

@@ -46,6 +46,7 @@ FORMULAS = (
     "crps",
     "spread",
 )
+ACRONYMS = ("rmse", "mae", "acc", "csi", "ets", "fss", "crps")
 PICTURES_PER_LEAD = 8  # forecast, truth and error of two cases, mean error and RMSE
 
 
@@ -107,6 +108,7 @@ def write_page(
         months=_panels(diagnostics.months, scores),
         ensemble=_panels(diagnostics.ensemble, scores),
         event_verdicts=event_verdicts,
+        has_percentiles=any(label.startswith("p") for label in scores["threshold_label"].values.ravel().tolist()),
         event_tables=[*tables.events(scores), *tables.event_differences(scores)],
         period_tables=list(tables.periods(scores)),
         ensemble_tables=list(tables.ensemble(scores)),
@@ -115,11 +117,16 @@ def write_page(
         learning=_learning(history),
         facts=card.facts,
         counts=_counts(scores),
-        method={spoken(name): scores.attrs[name] for name in METHOD if name in scores.attrs},
-        formulas={spoken(name): scores[name].attrs["formula"] for name in FORMULAS if name in scores},
+        method={_term(name): scores.attrs[name] for name in METHOD if name in scores.attrs},
+        formulas={_term(name): scores[name].attrs["formula"] for name in FORMULAS if name in scores},
     )
     write_text(path, text)
     return path
+
+
+def _term(name: str) -> str:
+    """The name of a score or a method in words, as tables head their columns."""
+    return " ".join(word.upper() if word in ACRONYMS else word for word in spoken(name).split())
 
 
 def _panels(kind: Callable[[xr.Dataset], Sheet | None], scores: xr.Dataset) -> Panels | None:

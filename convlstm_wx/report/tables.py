@@ -1,7 +1,9 @@
 """Tables of the page: scores by lead time, where the model wins, events, periods, boxes, wind and ensemble."""
 
+from calendar import month_abbr
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -9,7 +11,7 @@ import xarray as xr
 from convlstm_wx.report.diagnostics import spoken
 from convlstm_wx.report.maps import pretty_units
 
-MOST_CELLS = 15  # in a row of the scorecard
+MOST_CELLS = 16  # in a row of the scorecard
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def scorecard(scores: xr.Dataset) -> Scorecard:
 def _cell(skill: float, sure: bool) -> Cell:
     if not np.isfinite(skill):
         return Cell("-", 0.0, False)
-    text = f"{100 * skill:+.0f} %" if skill > -9.995 else "< -999 %"
+    text = f"{100 * skill:+z.0f} %" if skill > -9.995 else "< -999 %"
     return Cell(text, float(np.clip(skill, -1, 1)), sure)
 
 
@@ -114,7 +116,7 @@ def _score_row(scores: xr.Dataset, decimals: int) -> ScoreRow:
             f"{model['acc'].item():.3f}",
             f"{(model['activity'] / scores['observed_activity']).item():.2f}",
         ],
-        [f"{100 * skill:+.0f} %" for skill in scores["skill"].values],
+        [f"{100 * skill:+z.0f} %" for skill in scores["skill"].values],
     )
 
 
@@ -141,11 +143,15 @@ def events(scores: xr.Dataset) -> Iterator[Table]:
                 at = scores.sel(channel=name).isel(threshold=place, lead_time=lead)
                 model = at.sel(system="model")
                 happened = f"{int(model['hits'] + model['misses']):,}"
-                figures = [digits(float(model[score])) for score in names]
-                figures += [digits(float(model["fss"].sel(window=size))) for size in windows]
-                persistence = digits(float(at["csi"].sel(system="persistence")))
+                figures = [_thousandths(float(model[score])) for score in names]
+                figures += [_thousandths(float(model["fss"].sel(window=size))) for size in windows]
+                persistence = _thousandths(float(at["csi"].sel(system="persistence")))
                 rows.append([f">= {label}", _lead(scores, lead), happened, *figures, persistence])
         yield Table(f"Events: {name}", header, rows)
+
+
+def _thousandths(score: float) -> str:
+    return f"{score:z.3f}" if np.isfinite(score) else "-"
 
 
 def event_differences(scores: xr.Dataset) -> Iterator[Table]:
@@ -169,7 +175,7 @@ def _with_interval(scores: xr.Dataset, name: str) -> str:
     best, low, high = (float(scores[f"{name}{part}"]) for part in ("", "_low", "_high"))
     if not np.isfinite(best):
         return "-"
-    return f"{best:+.2f}" + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
+    return f"{best:+z.2f}" + (f" ({low:z.2f} to {high:z.2f})" if np.isfinite(low) else "")
 
 
 def ensemble(scores: xr.Dataset) -> Iterator[Table]:
@@ -221,6 +227,13 @@ def boxes(scores: xr.Dataset) -> Iterator[Table]:
         yield Table(f"Box {box}", header, rows)
 
 
+def _period(kind: str, label: Any) -> str:
+    """ "Jan", "DJF", "6:00 UTC"."""
+    if kind == "month":
+        return month_abbr[label]
+    return f"{label:g}:00 UTC" if kind == "hour" else str(label)
+
+
 def periods(scores: xr.Dataset) -> Iterator[Table]:
     """RMSE of the model, its bias, and its RMSE over that of each rival, at the middle lead time."""
     lead = (scores.sizes["lead_time"] - 1) // 2
@@ -236,7 +249,6 @@ def periods(scores: xr.Dataset) -> Iterator[Table]:
                 own = float(rmse.sel(system="model"))
                 shares = [digits(own / float(rmse.sel(system=rival))) for rival in rivals]
                 figures = [digits(own), digits(float(at[f"bias_by_{period}"].sel(system="model"))), *shares]
-                text = f"{label:g}:00 UTC" if period == "hour" else str(label)
-                rows.append([name, text, f"{int(at[f'pairs_by_{period}'])}", *figures])
+                rows.append([name, _period(period, label), f"{int(at[f'pairs_by_{period}'])}", *figures])
         header = ["channel", period, "pairs", "RMSE", "bias", *(f"RMSE / {spoken(rival)}" for rival in rivals)]
         yield Table(f"By {period} of the valid time, {_lead(scores, lead)}", header, rows)

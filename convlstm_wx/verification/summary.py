@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from convlstm_wx.conventions import event_label
 from convlstm_wx.files import library_errors, replacing, write_text
 from convlstm_wx.verification.describing import in_shown_units
 from convlstm_wx.verification.wording import clear_outcomes, lead_label, outcomes, sentence
@@ -43,7 +44,7 @@ def event_verdicts(scores: xr.Dataset) -> list[str]:
         for place, label in enumerate(map(str, of_channel["threshold_label"].values)):
             clear = clear_outcomes(of_channel.isel(threshold=place))
             if any(map(any, clear.values())):
-                found.append(sentence(f"{name} >= {label} (CSI)", clear, scores["lead_hours"].values))
+                found.append(sentence(f"{event_label(name, label)} (CSI)", clear, scores["lead_hours"].values))
     return found
 
 
