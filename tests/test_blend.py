@@ -67,7 +67,7 @@ def by_the_model(inputs: TrainingInputs, windows: list[int]) -> np.ndarray:
     made = inputs.linear.forecast(records, inits)
     names = channel_names(spec)[0]
     targets = [names[index] for index in spec.target_indices]
-    now = {name: np.nan_to_num(records[name].anomalies(inits)) for name in targets}
+    now = {name: records[name].anomalies(inits) for name in targets}
     return np.stack(
         [
             np.stack([made.anomaly(name, inits, lead * spec.step, now[name]) for name in targets], axis=1)
@@ -83,6 +83,21 @@ def test_a_network_that_does_not_count_leaves_what_the_linear_model_says(path, m
     inputs = prepare_training(config)
     said = forecast(a_network(inputs, config), a_batch(inputs, VALIDATION, [0, 3, 11]))
     np.testing.assert_allclose(said, by_the_model(inputs, [0, 3, 11]), atol=2e-5)
+
+
+@pytest.mark.parametrize("fusion", ["resample", "attention"])
+@pytest.mark.parametrize("model", ["encoder-forecaster", "unet"])
+def test_in_half_precision_the_network_is_what_it_is_alone(path, model, fusion):
+    config = TrainConfig(
+        data=(path,), include_upstream=True, target_region=BOX, model=model, upstream_fusion=fusion, **SMALL
+    )
+    inputs = prepare_training(config)
+    network, batch = a_network(inputs, config), a_batch(inputs, VALIDATION, [0, 1])
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    network.blend.weights_2LD[0], network.blend.weights_2LD[1] = 1.0, 0.0
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        alone = torch.stack(list(network.alone(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)), dim=1)
+        assert torch.equal(forecast(network, batch), alone)
 
 
 def test_while_it_learns_the_network_is_alone(path):

@@ -9,10 +9,10 @@ import numpy as np
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN
-from convlstm_wx.data.store import SLICE_BYTES, Array
+from convlstm_wx.data.store import Array
 from convlstm_wx.data.windows import Source
 from convlstm_wx.errors import DataError
-from convlstm_wx.linear.inverse_model import InverseModel, fit
+from convlstm_wx.linear.inverse_model import InverseModel, TooLittleError, fit
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,8 @@ class ChannelRecord:
 
 
 def _channel(array: Array, at: np.ndarray, channel: int) -> np.ndarray:
-    """A copy of some rows of one channel [N, H, W]; from a file rows of all channels are read, some at a time."""
-    if isinstance(array, np.ndarray):
-        return array[at, channel]
-    pieces = np.array_split(at, max(1, at.size * array.row_bytes // SLICE_BYTES))
-    return np.concatenate([array[piece][:, channel] for piece in pieces])
+    """A copy of some rows of one channel [N, H, W]."""
+    return array[at, channel] if isinstance(array, np.ndarray) else array.part(at, channel)
 
 
 def channel_names(spec: DataSpec) -> list[list[str]]:
@@ -103,7 +100,7 @@ def fit_linear(
         return fit(
             records, times[roles_N == TRAIN], leads, weights, spec.step, targets=targets, most_past=spec.input_steps
         )
-    except DataError as error:
+    except TooLittleError as error:
         if config.blend == "auto":
             return None
         raise DataError(f"{spec.source}: {error}; take --blend none") from error

@@ -62,10 +62,17 @@ class FileArray:
                 self._read(int(flat[first]), out[first:end])
         return out.reshape(*at.shape, *self.shape[1:])
 
-    def _read(self, row: int, out: np.ndarray) -> None:
+    def part(self, rows: np.ndarray, place: int) -> np.ndarray:
+        """Of some rows the part that `[rows, place]` gives of an array [N, C, ...]; nothing else is read."""
+        out = np.empty((rows.size, *self.shape[2:]), self.dtype)
+        for index, row in enumerate(rows.tolist()):
+            self._read(row, out[index], skip=place * out[0].nbytes)
+        return out
+
+    def _read(self, row: int, out: np.ndarray, *, skip: int = 0) -> None:
         view = out.reshape(-1).view(np.uint8).data
         with self.lock:
-            self.file.seek(row * self.row_bytes)
+            self.file.seek(row * self.row_bytes + skip)
             while view:
                 count = self.file.readinto(view)
                 if not count:

@@ -33,6 +33,10 @@ FEWEST_TIMES = 40
 LEAST_OBSERVED = 0.5  # of the snapshots; points that are observed less often have no part in the EOFs
 
 
+class TooLittleError(DataError):
+    """There is too little in training to fit the model to."""
+
+
 @dataclass(frozen=True)
 class InverseModel:
     """A fitted linear inverse model.
@@ -122,13 +126,13 @@ def fit(
         most_past: times that may predict, at most.
 
     Raises:
-        DataError: for fewer than forty training times in the records, or anomalies that are zero throughout.
+        TooLittleError: for fewer than forty training times in the records, or anomalies that are zero throughout.
     """
     training = training_times
     for record in records.values():
         training = np.intersect1d(training, record.times)
     if training.size < FEWEST_TIMES:
-        raise DataError(
+        raise TooLittleError(
             f"the linear inverse model needs {FEWEST_TIMES} training times or more, there are {training.size}"
         )
     patterns, projectors, held = _orthogonal_functions(records, training, weights_H)
@@ -214,7 +218,7 @@ def _orthogonal_functions(
     variances, vectors = np.linalg.eigh(inner)
     variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
     if not variances[0] > 0:
-        raise DataError("the linear inverse model: the anomalies of the training times are zero throughout")
+        raise TooLittleError("the linear inverse model: the anomalies of the training times are zero throughout")
     held = np.cumsum(variances) / variances.sum()
     most = min(
         MOST_EOFS,

@@ -22,6 +22,7 @@ class LinearBlend(nn.Module):
     Args:
         regions: channels, height and width of the target's and of each upstream region's fields.
         targets: which channels of the target are forecast.
+        target_masks: for each its place among the masks, -1 without gaps.
         eofs: K.
         past: P.
         leads: L, for how many lead times the model was fitted.
@@ -32,9 +33,19 @@ class LinearBlend(nn.Module):
     damping_LDHW: Tensor
     weights_2LD: Tensor
 
-    def __init__(self, regions: Sequence[Sequence[int]], targets: Sequence[int], *, eofs: int, past: int, leads: int):
+    def __init__(
+        self,
+        regions: Sequence[Sequence[int]],
+        targets: Sequence[int],
+        target_masks: Sequence[int],
+        *,
+        eofs: int,
+        past: int,
+        leads: int,
+    ):
         super().__init__()
-        self.targets, self.past, self.leads = list(targets), past, leads
+        self.targets, self.target_masks, self.channels = list(targets), list(target_masks), regions[0][0]
+        self.past, self.leads = past, leads
         for number, (channels, height, width) in enumerate(regions):
             self.register_buffer(f"projectors_{number}_KCHW", torch.zeros(eofs, channels, height, width))
         size = (len(targets), *regions[0][1:])
@@ -58,19 +69,35 @@ class LinearBlend(nn.Module):
         Beyond the lead times that were fitted it goes on from its own forecast, the longest fitted step at a time.
 
         Args:
-            x_BTCHW: the inputs, T of P or more times; masks after the channels are not looked at.
+            x_BTCHW: the inputs, T of P or more times, masks after the channels; missing values are 0, as usual.
             upstream: of each region [B, T, Cu, Hu, Wu], the same.
         """
-        with torch.autocast(x_BTCHW.device.type, enabled=False):
-            states = list(self._coefficients([x_BTCHW, *upstream]).unbind(1))  # oldest first
-            now_BDHW = x_BTCHW[:, -1, self.targets].to(self.patterns_KDHW.dtype)
-            rests = [now_BDHW - self._fields(states[-1])]
-            for lead in range(1, lead_steps + 1):
-                step = min(lead, self.leads)
+        states, rests = self._known([x_BTCHW, *upstream])
+        for lead in range(1, lead_steps + 1):
+            step = min(lead, self.leads)
+            # Off and on again for each lead time: what waits between two yields must not change others' precision.
+            with torch.autocast(x_BTCHW.device.type, enabled=False):
                 known = states[lead - step : lead - step + self.past]
                 states.append(torch.cat(known[::-1], dim=1) @ self.operators_LDK[step - 1])
-                rests.append(self.damping_LDHW[step - 1] * rests[lead - step])
-                yield self._fields(states[-1]) + rests[-1]
+                rests[lead] = self.damping_LDHW[step - 1] * rests[lead - step]
+                fields_BDHW = self._fields(states[-1]) + rests[lead]
+            if lead >= self.leads:
+                del rests[lead - self.leads]  # no later lead time starts from it
+            yield fields_BDHW
+
+    def _known(self, fields: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """Coefficients [B, K] of the last P times, oldest first, and what they do not hold of the last (lead time 0).
+
+        Where nothing was observed there is no rest.
+        """
+        with torch.autocast(fields[0].device.type, enabled=False):
+            states = list(self._coefficients(fields).unbind(1))
+            last_BCHW = fields[0][:, -1]
+            rest_BDHW = last_BCHW[:, self.targets].to(self.patterns_KDHW.dtype) - self._fields(states[-1])
+            for place, mask in enumerate(self.target_masks):
+                if mask >= 0:
+                    rest_BDHW[:, place] *= last_BCHW[:, self.channels + mask]
+        return states, {0: rest_BDHW}
 
     def _coefficients(self, fields: Sequence[Tensor]) -> Tensor:
         """Of the last P times of all regions [B, P, K]."""

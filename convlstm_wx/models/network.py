@@ -87,7 +87,13 @@ class Network(nn.Module):
         self.target_mask_indices = list(options.target_mask_indices)
         scale = torch.tensor(options.increment_scale).reshape(-1, 1, 1)
         self.register_buffer("increment_scale_D11", scale, persistent=False)
-        self.blend = LinearBlend(targets=options.target_indices, **options.blend) if options.blend else None
+        self.blend = self._blend_of(options)
+
+    @staticmethod
+    def _blend_of(options: NetworkOptions) -> LinearBlend | None:
+        if not options.blend:
+            return None
+        return LinearBlend(targets=options.target_indices, target_masks=options.target_mask_indices, **options.blend)
 
     def forward(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = ()) -> Tensor:
         """The forecast of every lead time: while training that of the network alone, else blended.

@@ -1,4 +1,4 @@
-"""How much a network and a linear model count in their blend: least squares on validation.
+"""How much a network and a linear model count in their blend: least squares on validation, whatever the loss.
 
 Shapes: B batch, L lead times, D target channels, H lat, W lon.
 """
@@ -31,6 +31,8 @@ class BlendFit:
     def add(self, network_BLDHW: Tensor, linear_BLDHW: Tensor, batch: TensorBatch) -> None:
         """Take in a batch of validation."""
         weights = batch.valid_BLDHW * self.area_H1
+        if batch.emphasis_BLDHW is not None:
+            weights = weights * batch.emphasis_BLDHW
         a, b, y = network_BLDHW, linear_BLDHW, batch.y_BLDHW
         products = [(weights * p * q).sum(dim=(0, 3, 4)) for p, q in ((a, a), (a, b), (b, b), (a, y), (b, y))]
         self.sums_5LD += torch.stack(products).cpu().numpy()

@@ -83,14 +83,15 @@ def checkpoint_of(
     network: Blueprint,
 ) -> Checkpoint:
     """A run as it stands."""
+    weights = {name: value.cpu() for name, value in learner.network.state_dict().items()}  # the file holds each once
     return Checkpoint(
         config=config,
         spec=spec,
         model_name=network.name,
         model_options=network.options,
-        weights=learner.network.state_dict() | learner.averaged.shadow,
+        weights=weights | learner.averaged.shadow,
         training={
-            "weights": learner.network.state_dict(),
+            "weights": weights,
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict(),
             "averaged": learner.averaged.state_dict(),

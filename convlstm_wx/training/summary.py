@@ -47,7 +47,7 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     if inputs.linear is not None:
         yield from _indented("blend", ["with a linear inverse model:", *inputs.linear.description.split("; ")])
     elif config.blend == "auto":
-        yield "blend        none: training is too short for a linear inverse model"
+        yield "blend        none: training holds too little for a linear inverse model"
     if run.start:
         yield f"start        {run.start}"
     effective = config.batch_size * config.gradient_accumulation_steps * run.processes.world_size
