@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from convlstm_wx.linear import damping as damped
+from convlstm_wx.linear import record as records
 from convlstm_wx.linear.damping import damping
 from convlstm_wx.verification.baselines import NAMES, choose, diurnal_persistence, latest_at_same_hour, persistence
 from convlstm_wx.verification.climatology import fit_climatology
@@ -92,7 +92,7 @@ def test_damping_in_blocks_equals_damping_at_once(monkeypatch):
     values[40:60, 0, 0] = np.nan
     known, leads = record(values, at, at), np.array([DAY, 5 * DAY])
     whole = damping(known, at, leads)
-    monkeypatch.setattr(damped, "READ_BYTES", 8 * 6 * 100)  # a hundred times at a time
+    monkeypatch.setattr(records, "READ_BYTES", 8 * 6 * 100)  # a hundred times at a time
     for lead, factors in damping(known, at, leads).items():
         np.testing.assert_allclose(factors, whole[lead], rtol=1e-12)
 

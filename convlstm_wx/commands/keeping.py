@@ -59,9 +59,7 @@ def kept(
     from convlstm_wx.files import describe_bytes
     from convlstm_wx.forecast.writing import forecast_to_file
 
-    grid, members = forecast.spec.target.grid, forecast.ensemble.members if forecast.ensemble else 1
-    of_one = 4 * members * forecast.lead_steps * len(forecast.spec.targets) * len(grid.lat) * len(grid.lon)
-    size = of_one * len(forecast.init_times)
+    size = forecast.bytes_of_one * len(forecast.init_times)
     if not in_file and 2 * size <= memory_budget_bytes(budget):  # pieces and what is made of them, for a moment
         yield forecast.collect().sortby("lat")
         return

@@ -127,7 +127,7 @@ def training_config(options: argparse.Namespace, resumed: Mapping[str, Any] | No
         ConfigError: for a file that cannot be read, a wrong setting, or no data.
     """
     given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if hasattr(options, entry.name)}
-    entries = dict(resumed or {}) | (_read_toml(Path(options.config)) if options.config else {}) | given
+    entries = dict(resumed or {}) | (_read_settings(Path(options.config)) if options.config else {}) | given
     if not entries.get("data"):
         raise ConfigError("--data is needed: one or more NetCDF files, a glob, or a Zarr store")
     resume = getattr(options, "resume", None)
@@ -162,13 +162,22 @@ def run_name(data: str | Sequence[str]) -> str:
     return Path(first).stem.translate(str.maketrans("", "", "*?[]")).strip("_-. ") or "run"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, called: str) -> dict[str, Any]:
+    """The entries of a TOML file.
+
+    Raises:
+        ConfigError: with what the file is called, if it cannot be read or is none.
+    """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{called}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: not TOML ({error})") from error
+        raise ConfigError(f"{called}: not TOML ({error})") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    entries = read_toml(path, f"--config {path}")
     TrainConfig.typed(entries, source=f"--config {path}")  # whose mistakes are told with the file's name
     return {key.replace("-", "_"): value for key, value in entries.items()}
 

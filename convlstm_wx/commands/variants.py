@@ -5,14 +5,13 @@ import csv
 import json
 import logging
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.info import parameters_of
-from convlstm_wx.commands.options import DONE, STOPPED, add_command, nonempty, training_device
+from convlstm_wx.commands.options import DONE, STOPPED, add_command, nonempty, read_toml, training_device
 from convlstm_wx.commands.trainings import Training, evaluate, forecast, request, train
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.errors import ConfigError, TrainingError
@@ -82,12 +81,7 @@ def read(path: Path) -> Experiment:
     Raises:
         ConfigError: naming the file and what is wrong in it.
     """
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from error
+    entries = read_toml(path, str(path))
     asked = _table(entries, "experiment", path)
     settings = _table(entries, "settings", path)
     given = entries.pop("variant", [])

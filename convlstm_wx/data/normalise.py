@@ -89,6 +89,11 @@ class Statistics:
     gaps_C: np.ndarray
     period: tuple[str, str]
 
+    @property
+    def mask_indices(self) -> list[int]:
+        """For each channel its place among the mask channels, -1 where it has no gaps."""
+        return np.where(self.gaps_C, np.cumsum(self.gaps_C) - 1, -1).tolist()
+
     def select(self, channels: Sequence[Channel]) -> "Statistics":
         """The same for some of the channels."""
         at = [self.channels.index(channel) for channel in channels]

@@ -87,9 +87,7 @@ def fit_linear(
         return None
     records, weights = {}, {}
     for names, region, source in zip(channel_names(spec), (spec.target, *spec.upstream), sources):
-        gaps = region.statistics.gaps_C
-        for channel, name in enumerate(names):
-            mask = int(gaps[:channel].sum()) if gaps[channel] else -1
+        for channel, (name, mask) in enumerate(zip(names, region.statistics.mask_indices)):
             records[name] = ChannelRecord(source, channel, mask, times, complete_N)
             weights[name] = region.grid.area_weights()
     if sum(len(times) * int(np.prod(record.shape)) for record in records.values()) > LARGE:

@@ -142,8 +142,8 @@ class DataSpec:
     @property
     def target_mask_indices(self) -> list[int]:
         """For each target its place among the mask channels, -1 where it has no gaps."""
-        gaps = self.target.statistics.gaps_C
-        return [int(gaps[:index].sum()) if gaps[index] else -1 for index in self.target_indices]
+        masks = self.target.statistics.mask_indices
+        return [masks[index] for index in self.target_indices]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types and arrays, for a checkpoint."""

@@ -103,10 +103,14 @@ class Forecast:
         if self.policy.most_images:
             longest = max(each.checkpoint.spec.input_steps for each in self.trained)
             object.__setattr__(self, "batch_size", min(self.batch_size, self.policy.most_images // longest))
-        grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
-        one = 4 * members * self.lead_steps * len(self.spec.targets) * len(grid.lat) * len(grid.lon)
-        size = max(1, min(self.batch_size, PIECE_BYTES // one))
+        size = max(1, min(self.batch_size, PIECE_BYTES // self.bytes_of_one))
         object.__setattr__(self, "pieces", in_batches(np.arange(len(self.init_times)), size))
+
+    @property
+    def bytes_of_one(self) -> int:
+        """Size of all fields, of every member, from one init time."""
+        grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
+        return 4 * members * self.lead_steps * len(self.spec.targets) * len(grid.lat) * len(grid.lon)
 
     @property
     def spec(self) -> DataSpec:

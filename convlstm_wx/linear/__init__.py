@@ -1,1 +1,1 @@
-"""What linear statistics of the training months can forecast: a rival of the network, or the base that it corrects."""
+"""What linear statistics of the training months can forecast: a rival of the network, and its partner in a blend."""

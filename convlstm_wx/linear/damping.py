@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convlstm_wx.linear.record import READ_BYTES, Record
+from convlstm_wx.linear.record import Record, blocks_of
 
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
 DAYS_PER_VALUE = 5  # of weather that make one independent training pair, about
@@ -21,8 +21,7 @@ def damping(
     """
     training = np.intersect1d(training_times, record.times)
     sums = {lead: np.zeros((4, *record.shape)) for lead in lead_times}  # of x x, x y, y y, pairs
-    n_blocks = int(np.ceil(training.size * int(np.prod(record.shape)) * 8 / READ_BYTES))
-    for starts in np.array_split(training, max(n_blocks, 1)):
+    for starts in blocks_of(training, record):
         # The block and all that its leads reach are read once; neighbouring blocks overlap by the longest lead.
         times = training[(training >= starts[0]) & (training <= starts[-1] + max(lead_times))]
         fields = record.anomalies(times)

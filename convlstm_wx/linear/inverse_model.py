@@ -19,7 +19,7 @@ import numpy as np
 
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear.damping import damping
-from convlstm_wx.linear.record import READ_BYTES, Record, in_blocks
+from convlstm_wx.linear.record import Record, blocks_of, in_blocks
 
 PAST_TIMES = (1, 3)
 EXPLAINED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # share of the variance that the predicting EOFs hold
@@ -185,10 +185,8 @@ def spread(
     That of the fit over the training times, made larger by the model's optimism.
     """
     made = model.forecast(records, training_times)
-    shape = records[channel].shape
-    sums = {lead: np.zeros((2, *shape)) for lead in model.operators_DK}
-    n_blocks = int(np.ceil(training_times.size * int(np.prod(shape)) * 8 / READ_BYTES))
-    for starts in np.array_split(training_times, max(n_blocks, 1)):
+    sums = {lead: np.zeros((2, *records[channel].shape)) for lead in model.operators_DK}
+    for starts in blocks_of(training_times, records[channel]):
         now = records[channel].anomalies(starts)
         for lead, sum_ in sums.items():
             error = made.anomaly(channel, starts, lead, now) - records[channel].anomalies(starts + lead)

@@ -23,8 +23,12 @@ class Record(Protocol):
         """At these times [N, H, W], NaN where nothing was observed."""
 
 
+def blocks_of(times: np.ndarray, record: Record) -> list[np.ndarray]:
+    """The times in stretches whose anomalies can be worked on at once."""
+    n_blocks = int(np.ceil(times.size * int(np.prod(record.shape)) * 8 / READ_BYTES))
+    return np.array_split(times, max(n_blocks, 1))
+
+
 def in_blocks(record: Record, times: np.ndarray) -> Iterator[np.ndarray]:
     """Anomalies of some of the times after the other, [n, H, W] each."""
-    n_blocks = int(np.ceil(times.size * int(np.prod(record.shape)) * 8 / READ_BYTES))
-    for some in np.array_split(times, max(n_blocks, 1)):
-        yield record.anomalies(some)
+    return (record.anomalies(some) for some in blocks_of(times, record))
