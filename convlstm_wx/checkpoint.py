@@ -19,6 +19,7 @@ from torch import Tensor
 from convlstm_wx import __version__
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
+from convlstm_wx.dressing import Residuals
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import library_errors, replacing
 from convlstm_wx.models.build import build
@@ -48,6 +49,7 @@ class Checkpoint:
         training: all that training needs to go on exactly: own weights, optimiser, moving average, progress and
             history.
         versions: of the software that wrote it.
+        residuals: errors of the weights on windows of validation, for dressed ensembles; None where none were kept.
         written: when that was, UTC; "" if it is not in a file yet, or in one of an earlier version.
     """
 
@@ -58,6 +60,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     training: dict[str, Any]
     versions: dict[str, str]
+    residuals: Residuals | None = None
     written: str = ""
 
     def network(self) -> Network:
@@ -89,6 +92,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model_options": checkpoint.model_options,
         "weights": _to_cpu(checkpoint.weights),
         "training": _to_cpu(checkpoint.training),
+        "residuals": _residuals_to_tensors(checkpoint.residuals),
     }
     with replacing(path) as temporary, library_errors(), temporary.open("wb") as file:
         torch.save(contents, file)
@@ -215,10 +219,24 @@ def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
             weights=contents["weights"],
             training=_with_progress(contents["training"]),
             versions=contents["versions"],
+            residuals=_tensors_to_residuals(contents.get("residuals")),
             written=contents.get("written", ""),
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise DamagedError(f"{path}: an entry is missing or malformed ({error}); the file is damaged") from error
+
+
+def _residuals_to_tensors(residuals: Residuals | None) -> dict[str, Tensor] | None:
+    if residuals is None:
+        return None
+    seconds = residuals.init_times.astype("datetime64[s]").astype(np.int64)
+    return {"init_times_s": torch.from_numpy(seconds), "fields": torch.from_numpy(residuals.fields_NLDHW)}
+
+
+def _tensors_to_residuals(entry: Mapping[str, Tensor] | None) -> Residuals | None:
+    if entry is None:
+        return None
+    return Residuals(entry["init_times_s"].numpy().astype("datetime64[s]"), entry["fields"].numpy())
 
 
 def _with_progress(training: dict[str, Any]) -> dict[str, Any]:

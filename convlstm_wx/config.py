@@ -13,6 +13,7 @@ from convlstm_wx.errors import ConfigError
 
 Box = tuple[float, float, float, float]
 AUTO = 0  # a number that the program is to find
+SPREADS = ("auto", "errors", "states", "none")  # where the members of an ensemble get it from
 PERTURBATION = 0.2  # of an ensemble's initial states, in units of a channel's typical change in one time step
 
 

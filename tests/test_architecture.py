@@ -20,6 +20,7 @@ FLOORS = {
     "device": 2,
     "linear": 2,
     "distributed": 2,
+    "dressing": 2,
     "models": 3,
     "data": 3,
     "checkpoint": 4,

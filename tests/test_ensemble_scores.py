@@ -9,6 +9,7 @@ from convlstm_wx.verification import ensembles
 from convlstm_wx.verification.ensembles import averaged, by_init, sums
 from convlstm_wx.verification.events import Threshold
 from convlstm_wx.verification.pairs import Pairs
+from convlstm_wx.verification.summary import _ensemble_verdict
 
 ZERO = [Threshold("0", 0.0, 0.0)]
 EQUAL = xr.DataArray(np.ones(4), dims="lat")
@@ -132,3 +133,29 @@ def test_sums_of_blocks_add_up():
     ]
     xr.testing.assert_allclose(sums(parts[0], ZERO) + sums(parts[1], ZERO), sums(given, ZERO))
     assert ensembles.PROBABILITIES.size == 11
+
+
+def said_of(crps, spread, p_value=0.01):
+    """The sentence about an ensemble with these scores at +24 h and +48 h, whose RMSE is 2."""
+    lead = "lead_time"
+    figures = {"crps": (lead, crps), "spread": (lead, spread), "crps_p_value": (lead, [p_value, p_value])}
+    scores = xr.Dataset(figures, {"lead_hours": (lead, [24.0, 48.0])}, {"confidence": 0.95})
+    scores["crps_linear_inverse_model"] = xr.ones_like(scores["crps"])
+    scores["crps_skill"] = 1 - scores["crps"] / scores["crps_linear_inverse_model"]
+    scores["rmse"] = xr.DataArray([[2.0, 2.0]], {"system": ["model"]}, ("system", lead))
+    return _ensemble_verdict("t2m", scores)
+
+
+def test_a_sentence_tells_of_crps_and_spread():
+    rival = "the linear inverse model's normal distribution"
+    assert said_of([0.8, 0.9], [1.9, 2.0]) == (
+        f"t2m ensemble (CRPS) beats {rival} at every lead time; its spread is 0.95 to 1.00 of the error of its mean."
+    )
+    assert said_of([0.8, 1.1], [1.0, 1.0]) == (
+        f"t2m ensemble (CRPS) beats {rival} at +24 h and is worse than {rival} at +48 h; its spread is 0.50 of the "
+        "error of its mean, too small: it is too sure."
+    )
+    assert said_of([0.8, 0.9], [3.0, 4.0], p_value=0.3) == (
+        f"t2m ensemble (CRPS) shows no significant difference from {rival} at every lead time; its spread is 1.50 to "
+        "2.00 of the error of its mean, too large: it is not sure enough."
+    )

@@ -40,9 +40,12 @@ def forecast(folder: Path, output: Path, *options: object, runs: str = "a") -> x
     return xr.open_dataset(output).load()
 
 
+STATES = ["--spread", "states"]
+
+
 def test_members_of_one_checkpoint_differ_and_the_first_is_the_forecast_itself(folder, tmp_path):
     alone = forecast(folder, tmp_path / "alone.nc")
-    made = forecast(folder, tmp_path / "f.nc", "--members", 4)
+    made = forecast(folder, tmp_path / "f.nc", "--members", 4, *STATES)
     assert made["t2m"].dims == ("init_time", "realization", "lead_time", "lat", "lon")
     assert made["realization"].values.tolist() == [0, 1, 2, 3]
     assert made["realization"].attrs["standard_name"] == "realization"
@@ -55,11 +58,11 @@ def test_members_of_one_checkpoint_differ_and_the_first_is_the_forecast_itself(f
 
 
 def test_checkpoints_are_the_first_members_and_may_read_different_times(folder, tmp_path):
-    made = forecast(folder, tmp_path / "f.nc", runs="ab")
+    made = forecast(folder, tmp_path / "f.nc", "--spread", "none", runs="ab")
     for member, name in enumerate("ab"):
         alone = forecast(folder, tmp_path / f"{name}.nc", runs=name)
         np.testing.assert_allclose(made["t2m"][:, member], alone["t2m"], rtol=1e-6)
-    more = forecast(folder, tmp_path / "more.nc", "--members", 4, runs="ab")
+    more = forecast(folder, tmp_path / "more.nc", "--members", 4, *STATES, runs="ab")
     np.testing.assert_allclose(more["t2m"][:, :2], made["t2m"], rtol=1e-6)
 
 
@@ -70,7 +73,7 @@ def test_the_size_and_the_seed_of_perturbations(folder, tmp_path):
             (
                 ["--perturbation", 0.1],
                 ["--perturbation", 0.4],
-                ["--seed", 1],
+                ["--seed", 1, *STATES],
                 ["--perturbation", 0.1, "--batch-size", 2],
             )
         )
@@ -99,6 +102,12 @@ def test_statistics_are_the_mean_and_the_standard_deviation_of_the_members(folde
     [
         ("ac", [], "the checkpoints do not make one ensemble: another targets"),
         ("ab", ["--members", 1], "--members 1: fewer than the 2 checkpoints"),
+        ("a", ["--members", 3, "--spread", "none"], "are the same forecast several times"),
+        (
+            "a",
+            ["--members", 3, "--spread", "errors", "--perturbation", 0.1],
+            "--perturbation has no effect with --spread",
+        ),
     ],
 )
 def test_what_makes_no_ensemble_is_refused(folder, tmp_path, capsys, runs, options, message):

@@ -122,6 +122,25 @@ def test_rolling_out_lead_by_lead_is_the_forecast(name, options):
 
 
 @each_kind
+@pytest.mark.parametrize("path", ["plain", "function"])
+@pytest.mark.parametrize("apart", [1, 2])
+def test_windows_that_share_their_times_get_the_forecasts_of_each_alone(name, options, path, apart, monkeypatch):
+    if path == "plain":
+        monkeypatch.setattr(ConvLSTM, "_is_fast", lambda *_: False)
+    network = a_network(name, hidden_channels=[4, 8, 12], **options).eval()
+    record, forcing, regions = inputs(batch=1, times=9, upstream=bool(options))
+
+    def windows(of_1NCHW: Tensor, length: int) -> Tensor:
+        return of_1NCHW[0].unfold(0, length, apart).movedim(-1, 1)[:3].contiguous()
+
+    x, f, u = windows(record, 3), windows(forcing, 5), [windows(region, 3) for region in regions]
+    with torch.no_grad():
+        each = torch.cat([network(x[at], f[at], [region[at] for region in u]) for at in torch.arange(3).split(1)])
+        together = torch.stack(list(network.rollout(x, f, u, apart)), dim=1)
+    torch.testing.assert_close(together, each, rtol=0, atol=1e-5)
+
+
+@each_kind
 def test_a_forecast_knows_nothing_of_what_comes_after(name, options):
     network = a_network(name, **options)
     x, forcing, upstream = inputs(upstream=bool(options))
@@ -413,6 +432,7 @@ def test_what_a_network_cannot_do_is_refused(settings, message):
 @named
 def test_every_network_is_trained_and_forecasts_from_its_checkpoint(name, data, tmp_path):
     options = ["--hidden-channels", "3", "4", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu"]
+    options += ["--batch-size", "16"]
     run = tmp_path / "run"
     trained = ["train", "--data", data, "--output-dir", run, "--num-epochs", 1, "--model", name, *options]
     assert main([str(word) for word in trained]) == 0
@@ -425,7 +445,18 @@ def test_every_network_is_trained_and_forecasts_from_its_checkpoint(name, data, 
 @pytest.mark.slow
 def test_without_a_compiler_one_warning_and_on_it_goes(data, tmp_path):
     """In a process of its own: PyTorch remembers which compilers it found."""
-    sizes = ["--hidden-channels", "3", "--input-steps", "2", "--lead-steps", "1", "--num-epochs", "1"]
+    sizes = [
+        "--hidden-channels",
+        "3",
+        "--input-steps",
+        "2",
+        "--lead-steps",
+        "1",
+        "--num-epochs",
+        "1",
+        "--batch-size",
+        "16",
+    ]
     done = subprocess.run(
         [
             sys.executable,
@@ -454,6 +485,7 @@ def test_without_a_compiler_one_warning_and_on_it_goes(data, tmp_path):
 def test_a_run_goes_on_compiled_as_it_would_have_without(data, tmp_path):
     def train(*options: object) -> int:
         fixed = ["--hidden-channels", 3, "--input-steps", 2, "--lead-steps", 1, "--device", "cpu", "--dropout", 0]
+        fixed += ["--batch-size", 16]
         return main([str(word) for word in ["train", "--data", data, *fixed, *options]])
 
     first = tmp_path / "first" / "last.pt"

@@ -1,4 +1,4 @@
-"""Batches that are filled up to a constant shape, that a device cannot take, or that memory does not hold."""
+"""Batches filled up to a constant shape, of windows that overlap, that a device cannot take or memory does not hold."""
 
 import logging
 import subprocess
@@ -120,6 +120,49 @@ def test_a_single_forecast_is_not_filled_up(config, trained):
         one = forecast(trained, config, CONSTANT)
         replace(one, init_times=one.init_times[:1]).collect()
     assert sizes == {1, 3}
+
+
+# Windows that overlap
+
+
+def sizes_of(made: Forecast) -> set[int]:
+    """Of what its convolutions get."""
+    sizes: set[int] = set()
+    with convolutions_that(lambda x: sizes.add(len(x))):
+        made.collect()
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("days", "sizes"),
+    [
+        ((40, 41, 42, 43, 44), {5, 7, 15}),  # seven times, and what is behind the first layer for fifteen
+        ((40, 42, 44), {3, 7, 9}),
+        ((40, 43, 46), {3, 9}),  # nothing in common
+        ((40, 41, 43), {3, 9}),  # at no constant distance
+        ((40,), {1, 3}),
+    ],
+)
+def test_input_times_that_windows_have_in_common_are_convolved_once(config, trained, days, sizes):
+    several = forecast(trained, config, PLAIN)
+    several = replace(several, init_times=several.dataset["time"].values[list(days)])
+    assert sizes_of(several) == sizes
+    together, each = several.collect(), replace(several, batch_size=1).collect()
+    for name in each:
+        resolution = np.spacing(np.abs(each[name]).max().values)
+        np.testing.assert_allclose(together[name], each[name], rtol=0, atol=1e-5 * float(each[name].std()) + resolution)
+
+
+def test_every_checkpoint_of_an_ensemble_shares_but_no_perturbed_member(config, trained):
+    one = forecast(trained, config, PLAIN, members=2)
+    assert sizes_of(one) == {10, 30}
+    assert sizes_of(replace(one, trained=one.trained * 2)) == {5, 7, 15}
+
+
+def test_upstream_inputs_of_other_init_times_and_constant_shapes_share_nothing(config, trained):
+    assert sizes_of(forecast(trained, config, CONSTANT)) == {5, 15}
+    plain = forecast(trained, config, PLAIN)
+    assert sizes_of(replace(plain, upstream_from=plain.init_times[::-1])) == {5, 15}
 
 
 # What a device takes

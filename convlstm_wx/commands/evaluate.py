@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.keeping import add_budget, kept
-from convlstm_wx.commands.making import load_members, open_trained, say_forecast
+from convlstm_wx.commands.making import add_ensemble, load_members, open_trained, say_ensemble, say_forecast
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, seed, share
 from convlstm_wx.commands.unseen import add_months, check_unseen, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
@@ -42,6 +42,7 @@ def add(subparsers: Any) -> None:
         help="score this forecast file instead of making forecasts; months and lead steps may be chosen",
     )
     add_months(command)
+    add_ensemble(command.add_argument_group("Ensembles (of a checkpoint)"))
     scoring = command.add_argument_group("Scoring")
     scoring.add_argument(
         "--baselines",
@@ -67,7 +68,9 @@ def add(subparsers: Any) -> None:
         help="a part of the region to score on its own too; may be repeated",
     )
     command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
-    command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
+    command.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="of the resampling and of members (default: 0)"
+    )
     add_budget(command)
     command.add_argument(
         "--dask-scheduler",
@@ -147,6 +150,7 @@ def _of_checkpoint(
     from convlstm_wx.commands.card import card_of
     from convlstm_wx.data.regions import select_region
     from convlstm_wx.data.splits import TRAIN
+    from convlstm_wx.forecast.assembling import ensemble_of
     from convlstm_wx.verification import events
     from convlstm_wx.verification.breakdowns import places_in
 
@@ -162,13 +166,17 @@ def _of_checkpoint(
             f"{dataset.attrs['source']}: holds none of the training times, which the climatology is made of; "
             f"give that file too: --data TRAINING_FILE NEW_FILE"
         )
-    forecast, months = plan_unseen(options, trained, dataset)
+    ensemble = ensemble_of(
+        trained, options.members, spread=options.spread, perturbation=options.perturbation, seed=options.seed
+    )
+    forecast, months = plan_unseen(options, trained, dataset, ensemble)
     truth = select_region(dataset, spec.target.box)
     events.parse(options.thresholds, spec.targets)  # before forecasts are made that may take long
     for box in _boxes(options):
         places_in(truth, box)
     log.info("device     %s", "; ".join(forecast.policy.reasons))
     log.info("months     %s", months)
+    say_ensemble(forecast)
     in_file = bool(options.dask_scheduler)
     made = stack.enter_context(kept(forecast, Path(options.output), budget=options.memory_budget, in_file=in_file))
     say_forecast(made)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from convlstm_wx.commands.fetch import step_hours
-from convlstm_wx.commands.making import data_files, open_upstream, say_times
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, positive, refuse_input, seed
-from convlstm_wx.config import PERTURBATION
+from convlstm_wx.commands.making import add_ensemble, data_files, open_upstream, say_ensemble, say_times
+from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, refuse_input, seed
 from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -39,20 +38,8 @@ def add(subparsers: Any) -> None:
     when.add_argument("--end", metavar="TIME", help="... to here")
     when.add_argument("--every", metavar="STEP", type=step_hours, help="only every 6h, 1d ... (default: every time)")
     ensemble = command.add_argument_group("Ensembles")
-    ensemble.add_argument(
-        "--members",
-        metavar="N",
-        type=positive,
-        help="as many as trained networks, or more from perturbed initial states (default: one a network)",
-    )
-    ensemble.add_argument(
-        "--perturbation",
-        metavar="X",
-        type=_size,
-        default=PERTURBATION,
-        help=f"of initial states, in units of a typical change in one step (default: {PERTURBATION})",
-    )
-    ensemble.add_argument("--seed", metavar="N", type=seed, default=0, help="of the perturbations (default: 0)")
+    add_ensemble(ensemble)
+    ensemble.add_argument("--seed", metavar="N", type=seed, default=0, help="of errors or perturbations (default: 0)")
     ensemble.add_argument("--statistics", metavar="FILE", help="write the ensemble's mean and spread here too")
 
 
@@ -61,7 +48,6 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from convlstm_wx.checkpoint import checkpoints_of, load_checkpoint
-    from convlstm_wx.data.account import count
     from convlstm_wx.data.cache import fingerprint
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.device import choose_device
@@ -86,15 +72,13 @@ def run(options: argparse.Namespace) -> int:
         every=None if options.every is None else np.timedelta64(options.every, "h"),
         lead_steps=options.lead_steps,
         members=options.members,
+        spread=options.spread,
         perturbation=options.perturbation,
         seed=options.seed,
         batch_size=options.batch_size,
     )
     log.info("device     %s", "; ".join(policy.reasons))
-    if forecast.ensemble:
-        members = forecast.ensemble.members
-        perturbed = members - len(trained)
-        log.info("ensemble   %s, %d of them from perturbed initial states", count(members, "member"), perturbed)
+    say_ensemble(forecast)
     try:
         kept = forecast_to_file(
             forecast,
@@ -134,14 +118,3 @@ def _outputs(options: argparse.Namespace, *, members: int) -> tuple[Path, Path |
     if options.statistics and Path(options.statistics).resolve() == Path(options.output).resolve():
         raise ConfigError(f"--statistics {options.statistics}: is the --output already; choose another name")
     return Path(options.output), Path(options.statistics) if options.statistics else None
-
-
-def _size(text: str) -> float:
-    """A number of at least 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return number

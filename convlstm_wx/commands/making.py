@@ -3,8 +3,10 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from convlstm_wx.commands.options import positive
+from convlstm_wx.config import PERTURBATION, SPREADS
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -13,9 +15,43 @@ if TYPE_CHECKING:
 
     from convlstm_wx.checkpoint import Checkpoint
     from convlstm_wx.data.spec import DataSpec
-    from convlstm_wx.forecast.rollout import Trained
+    from convlstm_wx.forecast.rollout import Forecast, Trained
 
 log = logging.getLogger(__name__)
+
+
+def add_ensemble(group: Any) -> None:
+    """The options that say how many members there are, and how they differ."""
+    group.add_argument(
+        "--members",
+        metavar="N",
+        type=positive,
+        help="of an ensemble, at least as many as trained networks (default: one a network)",
+    )
+    group.add_argument(
+        "--spread",
+        default="auto",
+        choices=SPREADS,
+        help="members differ as the network was wrong on validation (errors), as they start from perturbed initial "
+        "states (states), or only as networks do (none) (default: errors, states where a checkpoint holds none)",
+    )
+    group.add_argument(
+        "--perturbation",
+        metavar="X",
+        type=_size,
+        help=f"of initial states, in units of a typical change in one step (default: {PERTURBATION} with states)",
+    )
+
+
+def _size(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+    return number
 
 
 def load_members(path: str) -> list["Checkpoint"]:
@@ -74,6 +110,21 @@ def data_files(options: argparse.Namespace, specs: Sequence["DataSpec"]) -> list
     """All files that forecasts are made from: the data, and what :func:`open_upstream` opens."""
     trained = [path for spec in specs for files in spec.upstream_files for path in files]
     return [*options.data, *(options.upstream_data or dict.fromkeys(trained))]
+
+
+def say_ensemble(forecast: "Forecast") -> None:
+    """How many members there are, and where they differ, in one line."""
+    from convlstm_wx.data.account import count
+
+    ensemble, networks = forecast.ensemble, len(forecast.trained)
+    if ensemble is None:
+        return
+    perturbed = ensemble.members - networks
+    if ensemble.is_dressed:
+        how = "dressed with errors of validation"
+    else:
+        how = f"{perturbed} of them from perturbed initial states" if perturbed else "as the networks differ"
+    log.info("ensemble   %s of %s, %s", count(ensemble.members, "member"), count(networks, "network"), how)
 
 
 def say_forecast(made: "xr.Dataset") -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from convlstm_wx.data.spec import DataSpec
     from convlstm_wx.data.splits import Split
-    from convlstm_wx.forecast.rollout import Forecast, Trained
+    from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
 
 
 def add_months(command: Any) -> None:
@@ -73,14 +73,19 @@ def check_unseen(options: argparse.Namespace, split: "Split", times: "np.ndarray
 
 
 def plan_unseen(
-    options: argparse.Namespace, trained: Sequence["Trained"], dataset: "xr.Dataset"
+    options: argparse.Namespace,
+    trained: Sequence["Trained"],
+    dataset: "xr.Dataset",
+    ensemble: "Ensemble | None" = None,
 ) -> tuple["Forecast", str]:
     """The forecast of a network or an ensemble for the chosen months, to be made, and what the months are called.
 
-    Init times whose inputs have missing values are left out, with a warning.
+    Of several networks the members are their forecasts, unless told otherwise. Init times whose inputs have missing
+    values are left out, with a warning.
     """
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import Ensemble, Forecast
+    from convlstm_wx.forecast.assembling import ensemble_of
+    from convlstm_wx.forecast.rollout import Forecast
 
     init_times, lead_steps, months = choose_unseen(options, trained[0].checkpoint.spec, dataset)
     forecast = Forecast(
@@ -89,7 +94,7 @@ def plan_unseen(
         init_times,
         lead_steps,
         choose_device(options.device, use_amp=options.use_amp),
-        ensemble=Ensemble(len(trained)) if len(trained) > 1 else None,
+        ensemble=ensemble or ensemble_of(trained, spread="none"),
         batch_size=options.batch_size,
         skip_incomplete=True,
     )

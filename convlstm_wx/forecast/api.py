@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.checkpoint import Checkpoint, checkpoints_of, load_checkpoint
-from convlstm_wx.config import PERTURBATION
+from convlstm_wx.config import SPREADS
 from convlstm_wx.data.reading import adopt_dataset, open_dataset
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy, choose_device
@@ -84,7 +84,8 @@ class Forecaster:
         init_time: Time | Sequence[Time] = LATEST,
         lead_steps: int | None = None,
         members: int | None = None,
-        perturbation: float = PERTURBATION,
+        spread: str = "auto",
+        perturbation: float | None = None,
         seed: int = 0,
         upstream: Sequence[Data] | None = None,
         batch_size: int = 16,
@@ -95,9 +96,10 @@ class Forecaster:
             data: an xarray Dataset, a NetCDF file, a pattern, a Zarr store, or several of these.
             init_time: the last input time of a forecast, or several; "latest" is the newest possible.
             lead_steps: in steps of the data; None: as trained.
-            members: of an ensemble; more than there are checkpoints start from perturbed initial states.
-            perturbation: in units of a typical change in one step.
-            seed: of the perturbations.
+            members: of an ensemble; None: one for each checkpoint.
+            spread: where members differ: errors, states, none or auto, as for the command.
+            perturbation: of initial states, in units of a typical change in one step; None: the usual one.
+            seed: of errors or perturbations.
             upstream: the data of upstream regions that training read from files of their own; None: those files.
             batch_size: forecasts at once.
 
@@ -112,6 +114,8 @@ class Forecaster:
         """
         _check_at_least(1, lead_steps=lead_steps, members=members, batch_size=batch_size)
         _check_at_least(0, seed=seed, perturbation=perturbation)
+        if spread not in SPREADS:
+            raise ConfigError(f"spread={spread}: must be one of {', '.join(SPREADS)}")
         dataset = _open(data)
         trained = [Trained(each, _open_upstream(each.spec, upstream)) for each in self.checkpoints]
         forecast = assemble(
@@ -121,6 +125,7 @@ class Forecaster:
             named=_texts(init_time),
             lead_steps=lead_steps,
             members=members,
+            spread=spread,
             perturbation=perturbation,
             seed=seed,
             batch_size=batch_size,

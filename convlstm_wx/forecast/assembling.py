@@ -9,6 +9,7 @@ import xarray as xr
 
 from convlstm_wx.config import PERTURBATION
 from convlstm_wx.device import DevicePolicy
+from convlstm_wx.errors import ConfigError
 from convlstm_wx.forecast.choosing import choose_init_times
 from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
 
@@ -26,7 +27,8 @@ def assemble(
     every: np.timedelta64 | None = None,
     lead_steps: int | None = None,
     members: int | None = None,
-    perturbation: float = PERTURBATION,
+    spread: str = "auto",
+    perturbation: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
 ) -> Forecast:
@@ -38,8 +40,7 @@ def assemble(
         policy: device and precision.
         named, start, end, every: which init times, see :func:`~convlstm_wx.forecast.choosing.choose_init_times`.
         lead_steps: None: as trained; beyond that with a warning.
-        members: of an ensemble; None: one for each network.
-        perturbation, seed: of initial states, see :class:`~convlstm_wx.forecast.rollout.Ensemble`.
+        members, spread, perturbation, seed: see :func:`ensemble_of`.
         batch_size: forecasts at once.
 
     Raises:
@@ -51,17 +52,46 @@ def assemble(
         each.checkpoint.spec.check(dataset, each.upstream)
     demanding = max(trained, key=lambda each: each.checkpoint.spec.input_steps)
     spec = demanding.checkpoint.spec
-    several = members is not None or len(trained) > 1
     return Forecast(
         trained,
         dataset,
         choose_init_times(spec, dataset, named, start, end, demanding.upstream, every=every),
         choose_lead_steps(lead_steps, min(each.checkpoint.spec.lead_steps for each in trained)),
         policy,
-        ensemble=Ensemble(members or len(trained), perturbation, seed) if several else None,
+        ensemble=ensemble_of(trained, members, spread=spread, perturbation=perturbation, seed=seed),
         batch_size=batch_size,
         skip_incomplete=not named and any(value is not None for value in (start, end, every)),
     )
+
+
+def ensemble_of(
+    trained: Sequence[Trained],
+    members: int | None = None,
+    *,
+    spread: str = "auto",
+    perturbation: float | None = None,
+    seed: int = 0,
+) -> Ensemble | None:
+    """How the members are to differ; None for one forecast of one network.
+
+    Args:
+        members: None: one for each network.
+        spread: errors: as the networks were wrong on validation; states: from perturbed initial states; none: only as
+            the networks differ; auto: errors if all checkpoints hold them and no perturbation is given, else states.
+        perturbation: of initial states; None: the usual one.
+        seed: of errors or perturbations.
+
+    Raises:
+        ConfigError: for a perturbation that would be without effect.
+    """
+    if members is None and len(trained) == 1:
+        return None
+    if spread in ("errors", "none") and perturbation is not None:
+        raise ConfigError(f"--perturbation has no effect with --spread {spread}; leave one of the two out")
+    has_errors = all(each.checkpoint.residuals is not None for each in trained)
+    is_dressed = spread == "errors" or (spread == "auto" and perturbation is None and has_errors)
+    usual = PERTURBATION if perturbation is None else perturbation
+    return Ensemble(members or len(trained), is_dressed, 0.0 if spread == "none" else usual, seed)
 
 
 def choose_lead_steps(asked: int | None, trained: int) -> int:
@@ -78,5 +108,4 @@ def make_forecast(trained: Sequence[Trained], dataset: xr.Dataset, init_times: n
         Dimensions init_time, [realization,] lead_time, [level,] lat, lon; see
         :func:`~convlstm_wx.forecast.labelling.to_dataset`.
     """
-    ensemble = Ensemble(len(trained)) if len(trained) > 1 else None
-    return Forecast(trained, dataset, init_times, ensemble=ensemble, **rest).collect()
+    return Forecast(trained, dataset, init_times, ensemble=ensemble_of(trained, spread="none"), **rest).collect()

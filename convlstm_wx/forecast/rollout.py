@@ -22,6 +22,7 @@ from convlstm_wx.data.loaders import TensorBatch, in_batches, load_batches
 from convlstm_wx.data.reading import source_of
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy
+from convlstm_wx.dressing import DRESSED, FEWEST, Residuals, dressing
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 from convlstm_wx.forecast.at_once import AtOnce
 from convlstm_wx.forecast.choosing import check_init_times, iso
@@ -39,16 +40,19 @@ PIECE_BYTES = 256 * 2**20  # of forecasts kept at once, unless those of one init
 class Ensemble:
     """How the members of an ensemble differ.
 
-    Member m comes from checkpoint m modulo their number. The first round starts from the state as it was observed, the
-    others from perturbed ones.
+    Member m comes from checkpoint m modulo their number. Dressed members are given errors that their network made on
+    validation (see :mod:`convlstm_wx.dressing`). Else the first round starts from the state as it was
+    observed, the others from perturbed ones.
 
     Attributes:
         members: R.
+        is_dressed: whether they are.
         perturbation: standard deviation of the noise, in units of a channel's typical change in one time step.
-        seed: of the noise.
+        seed: of errors or noise.
     """
 
     members: int
+    is_dressed: bool = False
     perturbation: float = PERTURBATION
     seed: int = 0
 
@@ -157,7 +161,11 @@ class Forecast:
         made = list(self.make())
         init_times = np.concatenate([times for _, times, _ in made])
         self.check_some(init_times)
-        return to_dataset(self.spec, init_times, np.concatenate([values for _, _, values in made]))
+        return self.labelled(init_times, np.concatenate([values for _, _, values in made]))
+
+    def labelled(self, init_times: np.ndarray, values: np.ndarray) -> xr.Dataset:
+        """What was made as a dataset, which says how its members differ."""
+        return to_dataset(self.spec, init_times, values).assign_attrs(DRESSED if self._is_dressed else {})
 
     def check_some(self, kept: np.ndarray) -> None:
         """Say how many init times were left out.
@@ -260,19 +268,53 @@ class Forecast:
         if len(init_times):
             for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
                 spec, mine = each.checkpoint.spec, range(place, members, len(networks))
-                rows = list(product(range(len(init_times)), mine))
-                most = len(self.pieces[0]) * len(mine)  # those of a whole piece
+                rolled_out = mine[:1] if self._is_dressed else mine
+                rows = list(product(range(len(init_times)), rolled_out))
+                most = len(self.pieces[0]) * len(rolled_out)  # those of a whole piece
                 roll_out = partial(self._roll_out, network, spec, source, init_times)
                 for some, fields in at_once.parts(rows, roll_out, most=most):
-                    for row, values_LDHW in zip(some, fields):
-                        values_BRLDHW[row] = values_LDHW
+                    for (at, member), fields_LDHW in zip(some, fields):
+                        for number, values_LDHW in self._clothed(spec, init_times[at], fields_LDHW, member, mine):
+                            values_BRLDHW[at, number] = values_LDHW
         return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
+
+    @property
+    def _is_dressed(self) -> bool:
+        return self.ensemble is not None and self.ensemble.is_dressed
+
+    def _clothed(
+        self, spec: DataSpec, init_time: np.datetime64, fields_LDHW: np.ndarray, member: int, of_network: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Physical values of a member, or of all of its network's if they are dressed."""
+        if not self._is_dressed or self.ensemble is None:
+            yield member, to_physical(spec, init_time, fields_LDHW)
+            return
+        residuals = [residuals_of(each.checkpoint) for each in self.trained]
+        errors_MLDHW = dressing(
+            residuals, init_time, members=self.ensemble.members, lead_steps=self.lead_steps, seed=self.ensemble.seed
+        )
+        for number in of_network:
+            yield number, to_physical(spec, init_time, fields_LDHW + errors_MLDHW[number])
 
     def _batch(self, spec: DataSpec, sources: Sources, init_times: np.ndarray) -> TensorBatch:
         at = np.searchsorted(sources.times, init_times)
         upstream_at = np.searchsorted(sources.times, self._upstream_of(init_times))
         windows = sources.windows_at(spec, at, lead_steps=self.lead_steps, with_targets=False, upstream_at=upstream_at)
         return next(load_batches(windows, [np.arange(len(at))], self.policy.device))
+
+    def _apart(
+        self, spec: DataSpec, sources: Sources, init_times: np.ndarray, rows: Sequence[tuple[int, int]]
+    ) -> int | None:
+        """How many input times later the window of each row starts, if they slide: see :meth:`Network.rollout`.
+
+        Not for perturbed members, whose inputs are their own, nor with upstream inputs of other init times, nor where
+        shapes are to be constant: a batch that is filled up does not slide.
+        """
+        perturbed = any(member >= len(self.trained) for _, member in rows)
+        if perturbed or self.upstream_from is not None or self.policy.constant_shapes:
+            return None
+        steps = np.unique(np.diff(np.searchsorted(sources.times, init_times[[at for at, _ in rows]])))
+        return int(steps[0]) if len(steps) == 1 and 0 < steps[0] < spec.input_steps else None
 
     @torch.inference_mode()
     def _roll_out(
@@ -284,7 +326,7 @@ class Forecast:
         rows: Sequence[tuple[int, int]],
         size: int,
     ) -> list[np.ndarray]:
-        """Physical values [L, D, H, W] of each row, an init time's number with a member's; computed `size` at once."""
+        """Normalised fields [L, D, H, W] of each row, an init time's number with a member's; `size` at once."""
         padded = [*rows, *[rows[-1]] * (size - len(rows))]
         needed, chosen = np.unique([at for at, _ in padded], return_inverse=True)
         batch = self._batch(spec, sources, init_times[needed])
@@ -292,9 +334,11 @@ class Forecast:
             batch = _rows(batch, chosen)
         batch = batch._replace(x_BTCHW=self._perturbed(spec, batch.x_BTCHW, init_times, padded))
         with self.policy.autocast():
-            leads = [y.float().cpu() for y in network.rollout(batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream)]
-        fields_BLDHW = torch.stack(leads, dim=1).numpy()
-        return [to_physical(spec, init_times[at], fields) for (at, _), fields in zip(rows, fields_BLDHW)]
+            rollout = network.rollout(
+                batch.x_BTCHW, batch.forcing_BSFHW, batch.upstream, self._apart(spec, sources, init_times, padded)
+            )
+            leads = [y.float().cpu() for y in rollout]
+        return list(torch.stack(leads, dim=1).numpy()[: len(rows)])
 
     def _perturbed(
         self, spec: DataSpec, x_BTCHW: Tensor, init_times: np.ndarray, rows: Sequence[tuple[int, int]]
@@ -327,12 +371,16 @@ def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) 
 
     Raises:
         ConfigError: for fewer members than checkpoints, or members that would all be the same.
-        CheckpointError: for checkpoints that forecast different things.
+        CheckpointError: for checkpoints that forecast different things, or members to be dressed with errors that a
+            checkpoint does not hold.
     """
     members = ensemble.members if ensemble else 1
     if members < len(checkpoints):
         raise ConfigError(f"--members {members}: fewer than the {len(checkpoints)} checkpoints; give at least as many")
-    if ensemble and members > len(checkpoints) and not ensemble.perturbation > 0:
+    if ensemble and ensemble.is_dressed:
+        for each in checkpoints:
+            residuals_of(each)
+    elif ensemble and members > len(checkpoints) and not ensemble.perturbation > 0:
         raise ConfigError(
             f"--members {members} of {len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''} without "
             f"perturbation are the same forecast several times; give a --perturbation above 0, such as {PERTURBATION:g}"
@@ -350,6 +398,20 @@ def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) 
                 found.append(f"another {what}")
         if found:
             raise CheckpointError(f"the checkpoints do not make one ensemble: {'; '.join(found)}")
+
+
+def residuals_of(checkpoint: Checkpoint) -> Residuals:
+    """What its members are dressed with.
+
+    Raises:
+        CheckpointError: if it has none.
+    """
+    if checkpoint.residuals is None:
+        raise CheckpointError(
+            f"--spread errors: a checkpoint holds no errors of validation (only best.pt does, if validation has "
+            f"{FEWEST} windows and the grid is not very large); take --spread states, or train once more"
+        )
+    return checkpoint.residuals
 
 
 def _target_units(spec: DataSpec) -> list[str]:

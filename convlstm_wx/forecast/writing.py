@@ -11,7 +11,7 @@ import xarray as xr
 
 from convlstm_wx.checkpoint import Checkpoint
 from convlstm_wx.files import alone_in
-from convlstm_wx.forecast.labelling import WB2_NAMES, data_texts, in_layout, statistics_of, time_coordinates, to_dataset
+from convlstm_wx.forecast.labelling import WB2_NAMES, data_texts, in_layout, statistics_of, time_coordinates
 from convlstm_wx.forecast.rollout import Forecast
 from convlstm_wx.gridfiles import Layout, writing
 from convlstm_wx.pieces import Pieces
@@ -107,7 +107,7 @@ def forecast_to_file(
         texts = data_texts(forecast.dataset)
 
         def part(number: int) -> xr.Dataset:
-            made = to_dataset(forecast.spec, *(values for _, values in pieces.read(number)))
+            made = forecast.labelled(*(values for _, values in pieces.read(number)))
             return made.assign_attrs(texts)
 
         write_forecast(map(part, filled), output, kept, layout=layout)

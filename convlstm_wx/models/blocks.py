@@ -79,6 +79,27 @@ def unfold_times(x_NCHW: Tensor, times: int) -> Tensor:
     return x_NCHW.unflatten(0, (times, -1)).transpose(0, 1)
 
 
+def read_sliding(cell: ConvLSTM, x_BTCHW: Tensor, times: int, apart: int | None) -> tuple[Tensor, State]:
+    """A first layer over windows of so many times, from what :func:`each_time_once` made of them.
+
+    The input's share of the gates is computed once a time; the windows are views of it. The states start from zero in
+    each window, so that nothing behind them can be shared.
+    """
+    if apart is None:
+        return cell(x_BTCHW)
+    return cell.unroll(cell.input_gates(x_BTCHW)[0].unfold(0, times, apart).movedim(-1, 1))
+
+
+def each_time_once(x_BTCHW: Tensor, apart: int | None) -> Tensor:
+    """Windows of which each starts so many times after the one before, fewer than T, as one long window.
+
+    None: as they are.
+    """
+    if apart is None:
+        return x_BTCHW
+    return torch.cat([x_BTCHW[0], x_BTCHW[1:, -apart:].flatten(0, 1)]).unsqueeze(0)
+
+
 class RecurrentPyramid(nn.Module):
     """ConvLSTM layers at full, half, quarter ... resolution, each fed by the one above it.
 
@@ -104,19 +125,21 @@ class RecurrentPyramid(nn.Module):
         self.cells = nn.ModuleList(ConvLSTM(k, k, kernel_size, memory=memory) for k in hidden_channels)
         self.dropout = nn.Dropout(dropout)
 
-    def read(self, x_BTCHW: Tensor) -> list[State]:
+    def read(self, x_BTCHW: Tensor, apart: int | None = None) -> list[State]:
         """A whole sequence from states of zero, layer by layer; returns the last (h, c) of each, finest first.
 
-        All times pass through the convolutions between the layers in one call each.
+        All times pass through the convolutions between the layers in one call each. `apart` is that of
+        :meth:`~convlstm_wx.models.network.Network.rollout`.
         """
         times = x_BTCHW.shape[1]
-        features = functional.silu(self.stem(fold_times(x_BTCHW)))
-        states = []
-        for level, cell in enumerate(self.cells):
-            if level > 0:
-                features = functional.silu(self.downs[level - 1](features))
-            hidden_BTKHW, state = cell(unfold_times(self.dropout(features), times))
-            features = fold_times(hidden_BTKHW)
+        seen_BTCHW = each_time_once(x_BTCHW, apart)
+        features = self.dropout(functional.silu(self.stem(fold_times(seen_BTCHW))))
+        features_BTKHW = unfold_times(features, seen_BTCHW.shape[1])
+        hidden_BTKHW, state = read_sliding(cast(ConvLSTM, self.cells[0]), features_BTKHW, times, apart)
+        states = [state]
+        for down, cell in zip(self.downs, self.cells[1:]):
+            features = self.dropout(functional.silu(down(fold_times(hidden_BTKHW))))
+            hidden_BTKHW, state = cell(unfold_times(features, times))
             states.append(state)
         return states
 

@@ -46,10 +46,12 @@ class EncoderForecaster(Network):
         self.dropout = nn.Dropout(options.dropout)
         self.head = increment_head(options.hidden_channels[0], targets)
 
-    def encode(self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor]) -> ForecastState:
+    def encode(
+        self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor], apart: int | None = None
+    ) -> ForecastState:
         """Read the past."""
-        states = self.encoder.read(torch.cat([x_BTCHW, forcing_BTFHW], dim=2))
-        features = read_upstream(self.upstream_encoders, upstream)
+        states = self.encoder.read(torch.cat([x_BTCHW, forcing_BTFHW], dim=2), apart)
+        features = read_upstream(self.upstream_encoders, upstream, apart)
         last_BCHW = x_BTCHW[:, -1]
         context = None if self.fusion is None else self.fusion(states[-1][0], features)
         return ForecastState(states, last_BCHW[:, self.target_indices], self.masks(last_BCHW), context)

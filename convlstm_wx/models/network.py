@@ -108,23 +108,35 @@ class Network(nn.Module):
         """
         return torch.stack(list(self.rollout(x_BTCHW, forcing_BSFHW, upstream)), dim=1)
 
-    def rollout(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = ()) -> Iterator[Tensor]:
-        """The same, one y_BDHW at a time: memory does not grow with the number of lead times."""
-        alone = self.alone(x_BTCHW, forcing_BSFHW, upstream)
+    def rollout(
+        self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor] = (), apart: int | None = None
+    ) -> Iterator[Tensor]:
+        """The same, one y_BDHW at a time: memory does not grow with the number of lead times.
+
+        Args:
+            apart: that each of the B windows starts so many times, fewer than T, after the one before. What the
+                encoders make of a time alone is then computed once and not for each window with that time in it: the
+                same forecasts to rounding. None: the windows are unlike.
+        """
+        alone = self.alone(x_BTCHW, forcing_BSFHW, upstream, apart)
         if self.blend is None or self.training:
             return alone
         return self.blend(alone, x_BTCHW, upstream, forcing_BSFHW.shape[1] - x_BTCHW.shape[1])
 
-    def alone(self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor]) -> Iterator[Tensor]:
+    def alone(
+        self, x_BTCHW: Tensor, forcing_BSFHW: Tensor, upstream: Sequence[Tensor], apart: int | None = None
+    ) -> Iterator[Tensor]:
         """What the network says of each lead time without the model that it is blended with."""
         times = x_BTCHW.shape[1]
-        state = self.encode(x_BTCHW, forcing_BSFHW[:, :times], upstream)
+        state = self.encode(x_BTCHW, forcing_BSFHW[:, :times], upstream, apart)
         for forcing_BFHW in forcing_BSFHW[:, times:].unbind(1):
             state = self.advance(state, forcing_BFHW)
             yield state.fields_BDHW
 
-    def encode(self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor]) -> Any:
-        """Read the past; returns the state before the first lead time."""
+    def encode(
+        self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor], apart: int | None = None
+    ) -> Any:
+        """Read the past; returns the state before the first lead time. `apart`: see :meth:`rollout`."""
         raise NotImplementedError
 
     def advance(self, state: Any, forcing_BFHW: Tensor) -> Any:

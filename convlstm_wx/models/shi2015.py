@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.models.blocks import fold_times, unfold_times, with_whole_gradient
+from convlstm_wx.models.blocks import each_time_once, fold_times, read_sliding, unfold_times, with_whole_gradient
 from convlstm_wx.models.convlstm import ConvLSTM, State
 from convlstm_wx.models.network import Network, NetworkOptions
 
@@ -61,14 +61,18 @@ class Shi2015(Network):
         self.dropout = nn.Dropout(options.dropout)
         self.head = nn.Conv2d(sum(widths), len(self.target_indices), 1)
 
-    def encode(self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor]) -> StackState:
+    def encode(
+        self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor], apart: int | None = None
+    ) -> StackState:
         """Read the past."""
         assert not upstream
         # Time-major, so that each time is contiguous where memory="recompute" convolves them one by one.
-        features = unfold_times(fold_times(torch.cat([x_BTCHW, forcing_BTFHW], dim=2)), x_BTCHW.shape[1])
-        states = []
+        seen_BTCHW = each_time_once(torch.cat([x_BTCHW, forcing_BTFHW], dim=2), apart)
+        features = unfold_times(fold_times(seen_BTCHW), seen_BTCHW.shape[1])
+        states: list[State] = []
         for cell in self.encoder:
-            hidden_BTKHW, state = cell(features)
+            sliding = None if states else apart
+            hidden_BTKHW, state = read_sliding(cast(ConvLSTM, cell), features, x_BTCHW.shape[1], sliding)
             features = self.dropout(hidden_BTKHW)
             states.append(state)
         return StackState(states, x_BTCHW[:, -1, self.target_indices])

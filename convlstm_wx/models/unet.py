@@ -47,9 +47,14 @@ class UNet(Network):
         self.dropout = nn.Dropout(options.dropout)
         self.head = increment_head(options.hidden_channels[0], len(self.target_indices))
 
-    def encode(self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor]) -> WindowState:
-        """The first window, and what the upstream regions say; the reading itself is each lead time's."""
-        features = read_upstream(self.upstream_encoders, upstream)
+    def encode(
+        self, x_BTCHW: Tensor, forcing_BTFHW: Tensor, upstream: Sequence[Tensor], apart: int | None = None
+    ) -> WindowState:
+        """The first window, and what the upstream regions say; the reading itself is each lead time's.
+
+        Only the upstream regions' encoders share what windows have in common: the others' windows part as they slide.
+        """
+        features = read_upstream(self.upstream_encoders, upstream, apart)
         earlier = torch.cat([x_BTCHW, forcing_BTFHW], dim=2)[:, :-1].unbind(1)
         newest_BCHW = x_BTCHW[:, -1]
         return WindowState(

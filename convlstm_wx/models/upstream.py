@@ -26,10 +26,10 @@ class UpstreamEncoder(nn.Module):
         # The two coordinates, -1 to 1, tell the attention where in its region a feature lies.
         self.pyramid = RecurrentPyramid(input_channels + 2, hidden_channels, kernel_size, dropout, memory)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
+    def forward(self, x_BTCHW: Tensor, apart: int | None = None) -> Tensor:
         """The coarsest hidden state after the last input time, [B, K, h, w], of at most 256 points."""
         place_BT2HW = unit_coordinates(x_BTCHW.flatten(0, 1)).unflatten(0, x_BTCHW.shape[:2])
-        features = self.pyramid.read(torch.cat([x_BTCHW, place_BT2HW], dim=2))[-1][0]
+        features = self.pyramid.read(torch.cat([x_BTCHW, place_BT2HW], dim=2), apart)[-1][0]
         while features.shape[-2] * features.shape[-1] > MOST_UPSTREAM_POINTS:
             features = functional.avg_pool2d(features, 2, ceil_mode=True)
         return features
@@ -81,7 +81,7 @@ def fuse_by(name: str, channels: int, *, regions: int) -> nn.Module:
     return UpstreamFusion(channels) if name == "attention" else ResampledFusion(channels, regions)
 
 
-def read_upstream(encoders: nn.ModuleList, upstream: Sequence[Tensor]) -> list[Tensor]:
+def read_upstream(encoders: nn.ModuleList, upstream: Sequence[Tensor], apart: int | None = None) -> list[Tensor]:
     """What each region's encoder has to say, [B, K, h, w] each.
 
     Raises:
@@ -89,7 +89,7 @@ def read_upstream(encoders: nn.ModuleList, upstream: Sequence[Tensor]) -> list[T
     """
     if len(upstream) != len(encoders):
         raise ValueError(f"{len(upstream)} upstream inputs for {len(encoders)} upstream encoders")
-    return [encoder(u_BTCHW) for encoder, u_BTCHW in zip(encoders, upstream)]
+    return [encoder(u_BTCHW, apart) for encoder, u_BTCHW in zip(encoders, upstream)]
 
 
 def unit_coordinates(x_BCHW: Tensor) -> Tensor:

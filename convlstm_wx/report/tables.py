@@ -192,7 +192,15 @@ def ensemble(scores: xr.Dataset) -> Iterator[Table]:
             if "crps_skill" in at:
                 cells += [digits(float(at["crps_linear_inverse_model"])), _with_interval(at, "crps_skill")]
             rows.append([f"{name} ({pretty_units(at['units'].item())})", _lead(scores, lead), *cells])
-    header = ["channel", "lead", "CRPS (fair)", "its interval", "spread", "RMSE of the mean", "spread / RMSE"]
+    header = [
+        "channel",
+        "lead",
+        f"CRPS ({scores.attrs['crps_method']})",
+        "its interval",
+        "spread",
+        "RMSE of the mean",
+        "spread / RMSE",
+    ]
     if "crps_skill" in scores:
         header += ["CRPS of the linear inverse model's normal distribution", "skill against it"]
     yield Table(f"Ensemble of {scores.attrs['members']} members", header, rows)

@@ -28,6 +28,7 @@ from convlstm_wx.data.splits import TRAIN, VALIDATION
 from convlstm_wx.data.windows import Windows
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
+from convlstm_wx.dressing import Residuals
 from convlstm_wx.errors import ConfigError, DataError, TrainingError
 from convlstm_wx.models.build import build, count_parameters
 from convlstm_wx.models.compiling import compile_forward
@@ -37,6 +38,7 @@ from convlstm_wx.training.blueprint import blueprint
 from convlstm_wx.training.logbook import Board, postfix, write_rmse
 from convlstm_wx.training.losses import make_loss, mean_loss
 from convlstm_wx.training.memory import DoesNotFitError, told, too_little
+from convlstm_wx.training.residuals import KeptResiduals
 from convlstm_wx.training.saving import (
     HISTORY_COLUMNS,
     Progress,
@@ -116,6 +118,7 @@ class Run:
         self.counted_until = time.monotonic()
         self.saving = Saving(folder, config, processes, self.checkpoint)
         self.board: Board | None = None
+        self.residuals: Residuals | None = None  # of the latest validation
         if resume is not None:
             check_same_start(config, resume)
             check_same_run(resume, self.spec, self.blueprint, config)
@@ -305,15 +308,18 @@ class Run:
 
     def _validation_loss(self) -> float:
         errors = self._physical_errors()
+        kept = KeptResiduals(self.spec, errors.init_times)
 
         def watch(forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
             errors.add(forecast_BLDHW, batch)
+            kept.add(forecast_BLDHW, batch)
             if self.board is not None:
                 self.board.watch(errors.init_times[0], forecast_BLDHW, batch)
 
         self.learner.fit_blend(self._validation_batches())
         loss = self.learner.validate(self._validation_batches(), watch)
         self.progress.rmse[self.progress.epoch] = errors.rmse(self.processes)
+        self.residuals = kept.residuals()
         return loss
 
     def _finish_epoch(self, stopping: EarlyStopping, persistence: float, windows_per_s: float) -> None:
@@ -350,7 +356,7 @@ class Run:
             self.board.epoch(progress.global_step, losses, progress.rmse[finished])
         if self.processes.is_main:
             write_rmse(self.folder / "validation_rmse.csv", self.spec, progress.rmse, progress.persistence_rmse)
-        self.saving.write_epoch(finished, progress.history, is_best=is_best)
+        self.saving.write_epoch(finished, progress.history, self.residuals, is_best=is_best)
 
     def _count_time(self) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,7 @@ class _Operators(TorchDispatchMode):
         return result
 
     def _hides_others(self, func: Any) -> bool:
-        name = func.name()
-        short = name.removeprefix("aten::")
-        if name in self.opened or short == name or short.partition(".")[0] in REROUTED or has_mps_kernel(short):
-            return False
-        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-        return has_kernel(name, "CompositeExplicitAutograd") and not has_kernel(name, "CPU")
+        return func.name() not in self.opened and _falls_apart(func.name())
 
     def _open(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self.opened.append(func.name())
@@ -146,6 +142,16 @@ class _Operators(TorchDispatchMode):
                 return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
         finally:
             self.opened.pop()
+
+
+@cache
+def _falls_apart(name: str) -> bool:
+    """Whether an operator is made of others that have to be seen: neither MPS nor the CPU has a kernel of its own."""
+    short = name.removeprefix("aten::")
+    if short == name or short.partition(".")[0] in REROUTED or has_mps_kernel(short):
+        return False
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has_kernel(name, "CompositeExplicitAutograd") and not has_kernel(name, "CPU")
 
 
 # Functions whose way on MPS cannot be told from the operators that a CPU makes of them.
@@ -197,11 +203,11 @@ def _are_numbers(value: Any) -> bool:
 def _tensors(entry: Any) -> Iterator[Tensor]:
     if isinstance(entry, Tensor):
         yield entry
-    elif isinstance(entry, Mapping):
-        yield from _tensors(list(entry.values()))
     elif isinstance(entry, list | tuple):
         for each in entry:
             yield from _tensors(each)
+    elif isinstance(entry, dict):
+        yield from _tensors(list(entry.values()))
 
 
 # Where
@@ -243,15 +249,38 @@ class _Places:
         return max(sorted(names), key=lambda name: name.count("."), default="")
 
 
+@dataclass(frozen=True)
+class _File:
+    """What matters of a source file: how it is told, whether it is ours, of torch, or the gradient scaler's."""
+
+    shown: str
+    is_ours: bool
+    is_other: bool
+    is_scaler: bool
+
+
+@cache  # asked for every frame of every operator
+def _file(name: str) -> _File:
+    path = Path(name)
+    is_watcher = path in WATCHERS
+    is_ours = path.is_relative_to(PACKAGE) and not is_watcher
+    return _File(
+        shown=str(path.relative_to(PACKAGE.parent)) if is_ours else path.name,
+        is_ours=is_ours,
+        is_other="torch" not in path.parts and not is_watcher,
+        is_scaler=path.parts[-2:] == ("amp", "grad_scaler.py"),
+    )
+
+
 def _line() -> tuple[str, bool]:
     """The innermost line of this package, or else of any but torch; and whether the gradient scaler lies in between."""
     frame, for_scaler, fallback = sys._getframe(1), False, ""
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        for_scaler |= path.parts[-2:] == ("amp", "grad_scaler.py")
-        if path.is_relative_to(PACKAGE) and path not in WATCHERS:
-            return f"{path.relative_to(PACKAGE.parent)}:{frame.f_lineno}", for_scaler
-        if not fallback and "torch" not in path.parts and path not in WATCHERS:
-            fallback = f"{path.name}:{frame.f_lineno}"
+        file = _file(frame.f_code.co_filename)
+        for_scaler |= file.is_scaler
+        if file.is_ours:
+            return f"{file.shown}:{frame.f_lineno}", for_scaler
+        if not fallback and file.is_other:
+            fallback = f"{file.shown}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return fallback, for_scaler

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from convlstm_wx.checkpoint import Checkpoint, reached_in, save_checkpoint, vers
 from convlstm_wx.config import TrainConfig, as_flag
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.distributed import Processes
+from convlstm_wx.dressing import Residuals
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import write_text
 from convlstm_wx.training.blueprint import Blueprint, network_changes
@@ -193,15 +194,15 @@ class Saving:
         """Count the minutes to the next save from now on."""
         self.saved_at = time.monotonic()
 
-    def save(self, name: str) -> Path:
-        """A checkpoint of the run as it stands.
+    def save(self, name: str, residuals: Residuals | None = None) -> Path:
+        """A checkpoint of the run as it stands, with errors on validation where they are its own.
 
         Raises:
             ConfigError: if it cannot be written; what bore the name before is whole.
         """
         path = self.folder / name
         if self.processes.is_main:
-            save_checkpoint(path, self.checkpoint())
+            save_checkpoint(path, replace(self.checkpoint(), residuals=residuals))
         self.start_clock()
         return path
 
@@ -225,13 +226,15 @@ class Saving:
             names = " ".join(sorted(file.name for file in given_up))
             log.info("gone back: what was further on has .old after its name now (%s)", names)
 
-    def write_epoch(self, finished: int, history: Sequence[dict[str, float]], *, is_best: bool) -> None:
+    def write_epoch(
+        self, finished: int, history: Sequence[dict[str, float]], residuals: Residuals | None, *, is_best: bool
+    ) -> None:
         """The checkpoints and the history after an epoch."""
         if not self.processes.is_main:
             return
         # last.pt comes last: a run killed in between goes on from the epoch before and writes the others once more.
         if is_best:
-            self.save("best.pt")
+            self.save("best.pt", residuals)
         frequency = self.config.checkpoint_frequency
         if frequency and finished % frequency == 0:
             self.save(f"epoch_{finished:04d}.pt")

@@ -21,7 +21,7 @@ def described(
     forecast: xr.Dataset,
     truth: xr.Dataset,
     rivals: Mapping[str, str],
-    options: Mapping[str, float],
+    options: Mapping[str, float | str],
 ) -> xr.Dataset:
     """The same scores with coordinates, formulas and the account of how they were made.
 

@@ -20,18 +20,23 @@ PROBABILITIES = np.linspace(0.0, 1.0, 11)
 
 
 def by_init(
-    pairs: Pairs, weights: xr.DataArray, linear_spread: Mapping[np.timedelta64, np.ndarray] | None = None
+    pairs: Pairs,
+    weights: xr.DataArray,
+    linear_spread: Mapping[np.timedelta64, np.ndarray] | None = None,
+    method: str = "fair",
 ) -> xr.Dataset:
-    """Area means per init time: the fair CRPS [Ferro 2014, Q. J. R. Meteorol. Soc.] and the members' variance.
+    """Area means per init time: the CRPS and the members' variance.
 
     Args:
+        method: "fair" [Ferro 2014, Q. J. R. Meteorol. Soc.] for members that are drawn independently, or "ecdf" for
+            others, which takes the ensemble as it is.
         linear_spread: standard deviation [H, W] of the linear inverse model's errors by lead time; if given, the CRPS
             of the normal distribution that it makes with that model's forecast is among the means.
     """
     members = pairs.members
     assert members is not None
     crps = scores.probability.crps_for_ensemble(
-        members, pairs.truth, MEMBER, method="fair", preserve_dims="init_time", weights=weights
+        members, pairs.truth, MEMBER, method=method, preserve_dims="init_time", weights=weights
     )
     variance = members.var(MEMBER, ddof=1, skipna=False).weighted(weights).mean(SPACE)
     found = xr.Dataset({"crps": crps, "variance": variance})

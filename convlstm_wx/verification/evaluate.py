@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.data.regions import Region, row_weights
+from convlstm_wx.dressing import is_dressed
 from convlstm_wx.errors import DataError
 from convlstm_wx.verification import breakdowns, ensembles, event_differences, events, metrics, spectra
 from convlstm_wx.verification.describing import described
@@ -68,9 +69,9 @@ def evaluate(
         [channel, lead_time, wavelength]: power, observed_power
         [system, wind, lead_time]: wind_rmse, of vectors; [reference, wind, lead_time]: wind_skill with _low and _high
         of an ensemble [channel, lead_time]: crps, crps_low, crps_high, spread; of the linear inverse model's normal
-            distribution crps_linear_inverse_model, and beside it crps_skill with _low and _high; [..., rank]:
-            rank_histogram;
-            [..., threshold]: brier; [..., threshold, probability]: reliability, probability_count
+            distribution crps_linear_inverse_model, and beside it crps_skill with _low and _high and crps_p_value;
+            [..., rank]: rank_histogram; [..., threshold]: brier; [..., threshold, probability]: reliability,
+            probability_count
         The formula of each stands in its attributes, the method in those of the dataset.
 
     Raises:
@@ -90,11 +91,13 @@ def evaluate(
     rivals = learn(forecast, truth, channels, training_times, baselines, weights)
     limits: dict[str, list[Threshold]] = {}
     tasks: list[Task] = []
+    # Errors that sum to zero are not drawn independently: a fair score would flatter.
+    crps_method = "ecdf" if is_dressed(forecast.attrs) else "fair"
     for channel in channels:
         record, name = rivals.records[channel.name], channel.name
         limits[name] = events.thresholds_of(channel, record, rivals.training, asked)
         spread = rivals.spread(name) if MEMBER in forecast.dims else None
-        measures = Measures(xr.DataArray(weights, dims="lat"), limits[name], areas, rings, spread)
+        measures = Measures(xr.DataArray(weights, dims="lat"), limits[name], areas, rings, spread, crps_method)
         whole = Task(name, fields_of(forecast, channel), record, rivals.of(name), measures)
         tasks += whole.stretches(STRETCH_BYTES)
     statistics = gather(tasks, runner)
@@ -119,7 +122,10 @@ def evaluate(
     if "ensemble" in statistics:
         parts.append(_ensemble_scores(means, statistics["ensemble"], forecast.sizes[MEMBER], drawn))
     scores = xr.merge(parts).assign_coords(events.coordinates(limits))
-    return described(scores, forecast, truth, rivals.descriptions(), {"confidence": confidence, "seed": seed})
+    said: dict[str, float | str] = {"confidence": confidence, "seed": seed}
+    if "crps" in scores:
+        said["crps_method"] = crps_method
+    return described(scores, forecast, truth, rivals.descriptions(), said)
 
 
 def _check_points(means: xr.Dataset, forecast: xr.Dataset, truth: xr.Dataset) -> None:
@@ -178,4 +184,4 @@ def _ensemble_scores(means: xr.Dataset, summed: xr.Dataset, size: int, drawn: Ma
     if ensembles.LINEAR_CRPS not in means:
         return found
     against = paired_by_channel(means["crps"], means[ensembles.LINEAR_CRPS], means["weight"], **drawn)
-    return found.assign({f"crps_{name}": against[name] for name in ("skill", "skill_low", "skill_high")})
+    return found.assign({f"crps_{name}": against[name] for name in ("skill", "skill_low", "skill_high", "p_value")})

@@ -29,7 +29,7 @@ class Measures:
     """What is measured of each block of pairs.
 
     weights: area of each row (lat); thresholds: of the channel's events; areas: rows and columns of each box;
-    rings: of the spectra, None for a grid too small for them; linear_spread: see `ensembles.by_init`.
+    rings: of the spectra, None for a grid too small for them; linear_spread, crps_method: see `ensembles.by_init`.
     """
 
     weights: xr.DataArray
@@ -37,6 +37,7 @@ class Measures:
     areas: Mapping[str, tuple[np.ndarray, np.ndarray]]
     rings: spectra.Rings | None
     linear_spread: Mapping[np.timedelta64, np.ndarray] | None = None
+    crps_method: str = "fair"
 
     def of(self, pairs: Pairs) -> Statistics:
         """Of one lead time and one block of init times."""
@@ -51,7 +52,8 @@ class Measures:
             model = pairs.systems.sel(system="model")
             found["spectra"] = spectra.power_of(model, pairs.truth, self.rings)
         if pairs.members is not None:
-            found["means"] = found["means"].assign(ensembles.by_init(pairs, self.weights, self.linear_spread).data_vars)
+            of_members = ensembles.by_init(pairs, self.weights, self.linear_spread, self.crps_method)
+            found["means"] = found["means"].assign(of_members.data_vars)
             found["ensemble"] = ensembles.sums(pairs, self.thresholds)
         return found
 

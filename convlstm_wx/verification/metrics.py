@@ -82,7 +82,11 @@ DEFINITIONS = {
     "power": ("variance of the forecast per ring of wavenumbers (cosine transform), mean over whole fields", SQUARED),
     "observed_power": ("variance of the truth per ring of wavenumbers, mean over the same fields", SQUARED),
     "power_fields": ("fields without a missing value, of which the spectra are", PURE),
-    "crps": ("mean(w (mean_i abs(x_i - o) - sum_ij abs(x_i - x_j) / (2 M (M - 1)))), x the M members; fair", OWN),
+    "crps": (
+        "mean(w (mean_i abs(x_i - o) - sum_ij abs(x_i - x_j) / (2 M (M - 1)))), x the M members; fair. Where "
+        "crps_method is ecdf, as the members are not drawn independently, M^2 in place of M (M - 1)",
+        OWN,
+    ),
     "crps_linear_inverse_model": (
         "CRPS of normal distributions about the linear inverse model's forecast; their standard deviation, by point, "
         "is that of its errors in training, enlarged as cross-validation there tells",
@@ -91,6 +95,7 @@ DEFINITIONS = {
     "crps_skill": ("1 - crps / crps_linear_inverse_model", PURE),
     "crps_skill_low": (LIMIT, PURE),
     "crps_skill_high": (LIMIT, PURE),
+    "crps_p_value": ("probability that chance alone makes a crps_skill this far from 0; as p_value", PURE),
     "crps_low": (LIMIT, OWN),
     "crps_high": (LIMIT, OWN),
     "spread": ("sqrt((M + 1) / M mean(w variance of the members)); of a perfect ensemble equal to the RMSE", OWN),

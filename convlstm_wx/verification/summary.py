@@ -11,7 +11,7 @@ import xarray as xr
 from convlstm_wx.conventions import event_label
 from convlstm_wx.files import library_errors, replacing, write_text
 from convlstm_wx.verification.describing import in_shown_units
-from convlstm_wx.verification.wording import clear_outcomes, lead_label, outcomes, sentence
+from convlstm_wx.verification.wording import clear_outcomes, ensemble_outcomes, lead_label, outcomes, sentence
 
 _MOST_DECIMALS = 6  # of the table: with more, columns touch, and nobody counts the zeros
 TABLE_LEADS = 10
@@ -27,13 +27,32 @@ OF_PAIRS = ("observed_activity", "count", "pairs")
 OF_ENSEMBLE = ("crps", "crps_low", "crps_high", "crps_linear_inverse_model", "crps_skill", "spread")
 OF_EVENTS = ("pod", "far", "csi", "ets", "hss", "frequency_bias", "hits", "misses", "false_alarms", "correct_negatives")
 
+RELIABLE = (0.9, 1.1)  # spread over error, about
 LESS_RIVALS = ("pod", "far", "csi", "ets", "frequency_bias")
 
 
 def verdicts(scores: xr.Dataset) -> list[str]:
-    """One plain sentence per channel: which rival it beats until when, and where no difference can be shown."""
-    hours = scores["lead_hours"].values
-    return [sentence(str(name), outcomes(scores.sel(channel=name)), hours) for name in scores["channel"].values]
+    """One plain sentence per channel: which rival it beats until when, and where no difference can be shown; of an
+    ensemble another one.
+    """
+    hours, channels = scores["lead_hours"].values, scores["channel"].values
+    said = [sentence(str(name), outcomes(scores.sel(channel=name)), hours) for name in channels]
+    if "crps" in scores:
+        said += [_ensemble_verdict(str(name), scores.sel(channel=name)) for name in channels]
+    return said
+
+
+def _ensemble_verdict(name: str, scores: xr.Dataset) -> str:
+    """How its CRPS compares, and whether its spread is as large as the error of its mean."""
+    ratios = (scores["spread"] / scores["rmse"].sel(system="model")).values
+    low, high = np.nanmin(ratios), np.nanmax(ratios)
+    share = " to ".join(dict.fromkeys((f"{low:.2f}", f"{high:.2f}")))
+    words = {high < RELIABLE[0]: ", too small: it is too sure", low > RELIABLE[1]: ", too large: it is not sure enough"}
+    spread = f"its spread is {share} of the error of its mean{words.get(True, '')}."
+    if "crps_skill" not in scores:
+        return f"{name} ensemble: {spread}"
+    found = {"the linear inverse model's normal distribution": ensemble_outcomes(scores)}
+    return f"{sentence(f'{name} ensemble (CRPS)', found, scores['lead_hours'].values)[:-1]}; {spread}"
 
 
 def event_verdicts(scores: xr.Dataset) -> list[str]:

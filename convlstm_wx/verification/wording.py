@@ -37,6 +37,13 @@ def clear_outcomes(against: xr.Dataset) -> dict[str, list[str | None]]:
     }
 
 
+def ensemble_outcomes(against: xr.Dataset) -> list[str | None]:
+    """As `outcomes`, of an ensemble's CRPS, from crps_skill, crps_p_value and CRPS of both [lead_time]."""
+    difference = against["crps"] - against["crps_linear_inverse_model"]
+    figures = (against["crps_skill"].values, difference.values, against["crps_p_value"].values)
+    return [_outcome(*at, level=1.0 - against.attrs["confidence"]) for at in zip(*figures)]
+
+
 def _spoken(reference: str) -> str:
     """ "damped persistence", "the linear inverse model"."""
     words = reference.replace("_", " ")

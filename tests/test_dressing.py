@@ -1,0 +1,149 @@
+"""Dressed ensembles: members that differ as the network was wrong on validation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from convlstm_wx.checkpoint import load_checkpoint, save_checkpoint
+from convlstm_wx.cli import main
+from convlstm_wx.data.splits import VALIDATION
+from convlstm_wx.dressing import FEWEST, Residuals, dressing
+from tests.region_files import region, write
+
+DAY = np.timedelta64(86400, "s")
+START = np.datetime64("2001-01-01T00:00:00")
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def residuals(windows: int = 360, leads: int = 3, seed: int = 0) -> Residuals:
+    fields = np.random.default_rng(seed).standard_normal((windows, leads, 2, 4, 5))
+    return Residuals(START + np.arange(windows) * DAY, fields.astype(np.float16))
+
+
+def test_members_have_the_errors_variance_and_a_mean_of_zero():
+    fields = dressing([residuals()], START, members=40, lead_steps=3, seed=0)
+    assert fields.shape == (40, 3, 2, 4, 5)
+    assert np.abs(fields.mean(axis=0)).max() < 1e-6
+    assert fields.var(axis=0).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_few_members_have_the_same_variance_as_many():
+    drawn = [dressing([residuals()], START + day * DAY, members=3, lead_steps=3, seed=0) for day in range(200)]
+    assert np.var(drawn) == pytest.approx(1, abs=0.05)
+
+
+def test_errors_are_of_the_same_season_across_new_year():
+    own = residuals()
+    near = own.init_times[own.near(np.datetime64("2008-01-05T12:00:00"))]
+    apart = np.minimum((near - START) / DAY % 365, -(near - START) / DAY % 365)
+    assert len(near) == 120
+    assert apart.max() <= 68
+
+
+def test_a_short_record_gives_what_it_has():
+    assert len(residuals(FEWEST).near(START)) == FEWEST
+    fields = dressing([residuals(FEWEST)], START, members=50, lead_steps=3, seed=0)
+    assert np.isfinite(fields).all()
+
+
+def test_a_draw_depends_on_seed_and_init_time_alone():
+    own = [residuals()]
+    first, again = (dressing(own, START, members=5, lead_steps=3, seed=4) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, dressing(own, START, members=5, lead_steps=3, seed=5))
+    assert not np.array_equal(first, dressing(own, START + DAY, members=5, lead_steps=3, seed=4))
+
+
+def test_lead_times_beyond_training_have_the_errors_of_the_last():
+    fields = dressing([residuals()], START, members=5, lead_steps=6, seed=0)
+    np.testing.assert_array_equal(fields[:, 2], fields[:, 5])
+    np.testing.assert_array_equal(fields[:, :3], dressing([residuals()], START, members=5, lead_steps=3, seed=0))
+
+
+def test_each_member_has_errors_of_its_own_network():
+    quiet = residuals()
+    quiet = replace(quiet, fields_NLDHW=np.zeros_like(quiet.fields_NLDHW))
+    fields = dressing([quiet, residuals()], START, members=6, lead_steps=3, seed=0)
+    np.testing.assert_array_equal(fields[0], fields[2])  # only what is taken off so that the sum is zero
+    assert not np.array_equal(fields[1], fields[3])
+
+
+# Through the command line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """region.nc, with a point whose truth is missing now and then, and a run a/."""
+    folder = tmp_path_factory.mktemp("dressing")
+    holed = region(days=300)
+    holed["t2m"][::3, 0, 0] = np.nan
+    write(holed, folder / "region.nc")
+    options = ["--hidden-channels", 4, 8, "--lead-steps", 2, "--num-epochs", 2, "--device", "cpu"]
+    assert run("train", "--data", folder / "region.nc", "--output-dir", folder / "a", *options) == 0
+    return folder
+
+
+def forecast(folder: Path, output: Path, *options: object) -> xr.Dataset:
+    data = ["--data", folder / "region.nc", "--output", output, "--device", "cpu"]
+    times = ["--init-time", "2001-08-01", "2001-08-02"]
+    assert run("forecast", "--checkpoint", folder / "a", *data, *times, *options) == 0
+    return xr.open_dataset(output).load()
+
+
+def test_the_best_checkpoint_holds_the_errors_of_its_own_weights(folder):
+    best = load_checkpoint(folder / "a/best.pt")
+    kept = best.residuals
+    assert kept is not None
+    assert kept.fields_NLDHW.dtype == np.float16
+    assert (best.spec.split.roles(kept.init_times) == VALIDATION).all()
+    assert load_checkpoint(folder / "a/last.pt").residuals is None
+
+
+def test_a_dressed_ensemble_has_the_mean_of_the_network_and_says_what_it_is(folder, tmp_path, capsys):
+    alone = forecast(folder, tmp_path / "alone.nc")
+    made = forecast(folder, tmp_path / "f.nc", "--members", 8)
+    assert "ensemble   8 members of 1 network, dressed with errors of validation" in capsys.readouterr().out
+    np.testing.assert_allclose(made["t2m"].mean("realization"), alone["t2m"], rtol=1e-5)
+    assert made["tp"].min() >= 0
+    assert "errors of validation" in made.attrs["ensemble"]
+    assert "ensemble" not in alone.attrs
+    again = forecast(folder, tmp_path / "again.nc", "--members", 8, "--batch-size", 1)
+    xr.testing.assert_allclose(again, made)
+
+
+def test_evaluate_scores_a_dressed_ensemble_as_it_is(folder, tmp_path):
+    data = ["--checkpoint", folder / "a", "--data", folder / "region.nc", "--device", "cpu"]
+    assert run("evaluate", *data, "--members", 12, "--output", tmp_path / "dressed") == 0
+    assert run("evaluate", *data, "--members", 12, "--spread", "states", "--output", tmp_path / "states") == 0
+    dressed, states = (xr.open_dataset(tmp_path / name / "scores.nc").load() for name in ("dressed", "states"))
+    assert dressed.attrs["crps_method"] == "ecdf"
+    assert states.attrs["crps_method"] == "fair"
+    ratio = (dressed["spread"] / dressed["rmse"].sel(system="model")).sel(channel="t2m")
+    assert 0.6 < float(ratio.min()) < float(ratio.max()) < 1.6
+    assert (dressed["crps"] < states["crps"]).sel(channel="t2m").all()  # perturbed states are far too alike
+
+
+def test_a_forecast_file_says_by_itself_how_its_crps_is_computed(folder, tmp_path):
+    data = ["--data", folder / "region.nc", "--device", "cpu", "--checkpoint", folder / "a"]
+    when = ["--start", "2001-09-20", "--end", "2001-10-20"]
+    assert run("forecast", *data, *when, "--members", 5, "--output", tmp_path / "f.nc") == 0
+    assert run("evaluate", *data, "--forecast", tmp_path / "f.nc", "--output", tmp_path / "scored") == 0
+    assert xr.open_dataset(tmp_path / "scored/scores.nc").attrs["crps_method"] == "ecdf"
+
+
+def test_a_checkpoint_without_errors_is_perturbed_or_refused(folder, tmp_path, capsys):
+    bare = tmp_path / "bare.pt"
+    save_checkpoint(bare, replace(load_checkpoint(folder / "a/best.pt"), residuals=None))
+    data = ["--checkpoint", bare, "--data", folder / "region.nc", "--members", 3, "--output", tmp_path / "f.nc"]
+    assert run("forecast", *data) == 0
+    assert "2 of them from perturbed initial states" in capsys.readouterr().out
+    (tmp_path / "f.nc").unlink()
+    assert run("forecast", *data, "--spread", "errors") == 2
+    assert "--spread errors: a checkpoint holds no errors of validation" in capsys.readouterr().err
+    assert not (tmp_path / "f.nc").exists()
