@@ -128,6 +128,7 @@ def train(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curriculum")
     path = write(region(days=150, height=5, width=6)[["t2m"]], folder / "region.nc")
     short = ["--input-steps", "3", "--lead-steps", "3", "--hidden-channels", "4", "8", "--checkpoint-frequency", "1"]
+    short += ["--batch-size", "16"]
 
     def run(name: str, *options: str):
         arguments = ["--data", str(path), "--output-dir", str(folder / name), "--device", "cpu", *short, *options]

@@ -23,7 +23,8 @@ from tests.region_files import region, write
 from tests.test_windows import source_of
 from tests.weather import times
 
-SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu", "--blend", "none"]
+SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--batch-size", "16"]
+SMALL += ["--device", "cpu", "--blend", "none"]
 BOX = ["--target-region", "48", "60", "0", "6", "--variables", "t2m"]
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
     write(whole, folder / "region.nc")
     # No 11 and 12 April, no 20 July 2001.
     write(whole.isel(time=[day for day in range(420) if day not in (100, 101, 200)]), folder / "gaps.nc")
-    options = [*SMALL, "--num-epochs", 1]
+    options = [*SMALL, "--num-epochs", 1, "--batch-size", 16]
     assert run("train", "--data", folder / "region.nc", "--output-dir", folder / "run", *options) == 0
     return folder
 

@@ -26,6 +26,7 @@ from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu"]
+SMALL += ["--batch-size", "8"]
 SPLIT = ["--validation-months", "2001-04", "--held-out-months", "2001-02"]
 
 
@@ -273,11 +274,12 @@ def test_without_the_package_nothing_begins(data, tmp_path, monkeypatch, capsys)
 @pytest.mark.slow
 def test_two_processes_find_the_errors_of_one_and_write_once(data, tmp_path):
     exact = ["--dropout", 0, "--input-noise", 0, "--num-epochs", 1, "--tensorboard", *SMALL, *SPLIT]
-    one = [sys.executable, ROOT / "train_convlstm.py", "--batch-size", 4]
+    one = [sys.executable, ROOT / "train_convlstm.py"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    two = [*torchrun, ROOT / "train_convlstm.py", "--batch-size", 2]
-    for name, command in (("one", one), ("two", two)):
-        parts = [str(part) for part in [*command, "--data", data, *exact, "--output-dir", tmp_path / name]]
+    two = [*torchrun, ROOT / "train_convlstm.py"]
+    for name, command, batch_size in (("one", one, 16), ("two", two, 8)):
+        given = ["--data", data, *exact, "--batch-size", batch_size, "--output-dir", tmp_path / name]
+        parts = [str(part) for part in [*command, *given]]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(parts, capture_output=True, text=True, env=env, check=False)
         assert done.returncode == 0, done.stderr

@@ -179,6 +179,7 @@ def train(tmp_path_factory):
     folder = tmp_path_factory.mktemp("losses")
     path = write(region(days=150, height=5, width=6), folder / "region.nc")
     short = ["--input-steps", "3", "--lead-steps", "2", "--num-epochs", "1", "--hidden-channels", "4", "8"]
+    short += ["--batch-size", "16"]
 
     def run(name: str, *options: str):
         output = folder / name

@@ -445,18 +445,8 @@ def test_every_network_is_trained_and_forecasts_from_its_checkpoint(name, data, 
 @pytest.mark.slow
 def test_without_a_compiler_one_warning_and_on_it_goes(data, tmp_path):
     """In a process of its own: PyTorch remembers which compilers it found."""
-    sizes = [
-        "--hidden-channels",
-        "3",
-        "--input-steps",
-        "2",
-        "--lead-steps",
-        "1",
-        "--num-epochs",
-        "1",
-        "--batch-size",
-        "16",
-    ]
+    sizes = ["--hidden-channels", "3", "--input-steps", "2", "--lead-steps", "1"]
+    sizes += ["--num-epochs", "1", "--batch-size", "16"]
     done = subprocess.run(
         [
             sys.executable,

@@ -582,9 +582,9 @@ def peak_megabytes(*arguments: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
 def test_a_longer_record_needs_no_more_memory(tmp_path, ending):
-    """512 MB of values are prepared in hardly more memory than 128 MB of them."""
+    """320 MB of values are prepared in hardly more memory than 96 MB of them."""
     peaks = []
-    for times in (8_000, 32_000):
+    for times in (6_000, 20_000):
         data = tmp_path / f"{times}.nc"
         values = np.zeros((times, 50, 80), np.float32) + np.arange(times, dtype=np.float32)[:, None, None] % 50
         values[::7, 3] = NAN
@@ -595,5 +595,5 @@ def test_a_longer_record_needs_no_more_memory(tmp_path, ending):
         del values, source
         more = ["--fill-time", "2", "--fill-space", "1", "--output", str(tmp_path / f"{times}_clean.{ending}")]
         peaks.append(peak_megabytes("prepare", "--data", str(data), *more))
-    print(f"peak resident set, MB: {peaks[0]:.0f} for 128 MB of values, {peaks[1]:.0f} for 512 MB")
+    print(f"peak resident set, MB: {peaks[0]:.0f} for 96 MB of values, {peaks[1]:.0f} for 320 MB")
     assert peaks[1] < peaks[0] + 100

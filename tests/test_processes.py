@@ -16,7 +16,7 @@ from convlstm_wx.errors import ConfigError
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu"]
+SMALL = ["--hidden-channels", "4", "8", "--input-steps", "3", "--lead-steps", "2", "--device", "cpu", "--blend", "none"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SECONDS = 60  # on a busy machine; most of it is for starting
 
@@ -41,7 +41,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write(region(days=200, height=6, width=7), tmp_path_factory.mktemp("data") / "region.nc")
+    return write(region(days=120, height=5, width=6), tmp_path_factory.mktemp("data") / "region.nc")
 
 
 def command(script: Path, data: Path, folder: Path, *options: object) -> list[str]:

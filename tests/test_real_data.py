@@ -24,15 +24,25 @@ FILES = {
     "era5_plev_merapi_6h_202601": (-1, {"u": "m s-1", "v": "m s-1", "t": "K", "z": "m2 s-2"}),
     "imd_india_1deg_daily_1991-2000_tmax_tmin": (1, {"tmax": "degC", "tmin": "degC"}),
 }
+# Options that shorten what takes long; two files, daily and hourly, go with none.
+SHORTER = {
+    "erainterim_weurope_1p5deg_daily12utc_2000-2008_msl_z500_t850": ["--lead-steps", "2"],
+    "ncep_air_sig995_na_6h_201301-201406": ["--lead-steps", "2"],
+    "ncep_iberia_2p5deg_daily_1961-2008_TQZ3lev_t2m_slp_tp": [
+        *("--lead-steps", "2", "--held-out-months", "2008", "--batch-size", "128"),
+    ],
+    "era5_plev_merapi_6h_202601": ["--lead-steps", "4"],
+    "imd_india_1deg_daily_1991-2000_tmax_tmin": ["--lead-steps", "2"],
+}
 QUICK = ["--num-epochs", "1", "--hidden-channels", "4", "8", "--batch-size", "32", "--device", "cpu"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_train_forecast_evaluate_with_no_flag_but_data(real_data, tmp_path, capsys, name):
+def test_train_forecast_evaluate_with_nothing_told_about_the_file(real_data, tmp_path, capsys, name):
     direction, units = FILES[name]
     path = str(real_data / f"{name}.nc")
     checkpoint, forecast, folder = (str(tmp_path / part) for part in ("run/best.pt", "forecast.nc", "evaluation"))
-    assert main(["train", "--data", path, "--output-dir", str(tmp_path / "run"), *QUICK]) == 0
+    assert main(["train", "--data", path, "--output-dir", str(tmp_path / "run"), *QUICK, *SHORTER.get(name, [])]) == 0
     assert main(["forecast", "--checkpoint", checkpoint, "--data", path, "--output", forecast]) == 0
     assert main(["evaluate", "--checkpoint", checkpoint, "--data", path, "--output", folder]) == 0
     said = capsys.readouterr().out
