@@ -53,6 +53,7 @@ def trained(data, tmp_path_factory) -> Path:
     """A run of three epochs with TensorBoard."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     options = ["--num-epochs", 3, "--checkpoint-frequency", 1, "--keep-checkpoints", 0, "--tensorboard"]
+    options += ["--batch-size", 4]  # so many steps that its picture changes
     options += ["--blend", "none"]  # else the linear model is nearly all, and nothing to see changes
     assert run("train", "--data", data, "--output-dir", folder, *SMALL, *SPLIT, *options) == 0
     return folder

@@ -64,6 +64,8 @@ def test_a_run_killed_twenty_five_times_equals_one_that_was_never_stopped(data, 
     command = [str(part) for part in [*command, "--output-dir", folder, "--resume", "auto"]]
     steps = []
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: sums depend on the number of threads
+    # A job in the background ignores it, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for kill in range(KILLS):
         how = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[kill % 3]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)

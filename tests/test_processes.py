@@ -41,7 +41,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write(region(days=120, height=5, width=6), tmp_path_factory.mktemp("data") / "region.nc")
+    return write(region(days=160, height=5, width=6), tmp_path_factory.mktemp("data") / "region.nc")
 
 
 def command(script: Path, data: Path, folder: Path, *options: object) -> list[str]:
