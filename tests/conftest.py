@@ -26,6 +26,7 @@ def _one_thread():
 @pytest.fixture(scope="module", autouse=True)
 def _only_what_tests_make_is_garbage():
     """Modules stay: to look through all of them, as each training does to free memory, takes a quarter of a second."""
+    gc.collect()  # else what an earlier module left would stay too, with its open files
     gc.freeze()
 
 

@@ -1,5 +1,7 @@
 """Upstream regions that come from files of their own."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -152,6 +154,7 @@ def test_train_forecast_and_evaluate_need_no_flags_again(path, tmp_path, capsys,
         interrupt_after(1, patch)
         period = ["--start", "2001-05-01", "--end", "2001-06-20"]
         assert main(["forecast", *given, *period, "--output", str(tmp_path / "cut.nc")]) == 130
+    gc.collect()  # the interrupted forecast may still hold the file
     write(upstream_region(), other)  # another file: its pieces must not be mixed with those of the first
     capsys.readouterr()
     assert main(["forecast", *given, *period, "--output", str(tmp_path / "cut.nc")]) == 2
