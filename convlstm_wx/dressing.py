@@ -1,6 +1,6 @@
 """Dressed forecasts: an ensemble whose members differ as forecasts were found to be wrong on validation.
 
-Each member is given a whole field of errors that the network made on one window of validation, so that errors hang
+Each member is given a whole field of errors that the network (of several: their mean) made on one window of validation, so that errors hang
 together over space, lead times and variables, as in a real forecast [Roulston and Smith 2003, Tellus A; Wang and Bishop
 2005, Q. J. R. Meteorol. Soc.].
 
@@ -14,7 +14,8 @@ import numpy as np
 
 SEASON = 1 / 3  # of the windows are drawn from: those whose day of the year is the nearest
 FEWEST = 20  # windows to draw from
-DRESSED = {"ensemble": "members are the networks' forecasts with errors of validation, which sum to zero"}
+BYTES = 48 * 2**20  # of all windows; they are part of the checkpoint
+DRESSED = {"ensemble": "dressed with errors of validation, which sum to zero before limits are applied"}
 _YEAR = np.timedelta64(31_556_952, "s")  # 365.2425 days
 
 
@@ -24,7 +25,7 @@ class Residuals:
 
     Attributes:
         init_times: of N windows.
-        fields_NLDHW: normalised, float16; 0 where the truth is missing.
+        fields_NLDHW: normalised, float16; 0 where the truth is missing, the others of that point larger to make up.
     """
 
     init_times: np.ndarray
@@ -41,37 +42,30 @@ class Residuals:
         return np.sort(np.argsort(np.minimum(apart, 1.0 - apart), kind="stable")[:count])
 
 
-def dressing(
-    residuals: Sequence[Residuals], init_time: np.datetime64, *, members: int, lead_steps: int, seed: int
-) -> np.ndarray:
-    """What to add to the normalised forecasts of one init time, float32 [M, L, D, H, W].
+def of_their_mean(residuals: Sequence[Residuals]) -> Residuals:
+    """What the mean of several networks leaves over, from what each leaves over on the same windows."""
+    total = np.zeros(residuals[0].fields_NLDHW.shape, np.float32)
+    for each in residuals:
+        total += each.fields_NLDHW
+    return Residuals(residuals[0].init_times, (total / len(residuals)).astype(np.float16))
 
-    The sum over members is zero, so that the ensemble's mean is that of the networks; the variance of each is that of
-    the residuals. Lead times beyond those of training get the errors of the last one. It depends on the seed and the
-    init time alone, not on what else is forecast.
 
-    Args:
-        residuals: of the network of each member, in turn.
+def dressing(residuals: Residuals, init_time: np.datetime64, *, members: int, lead_steps: int, seed: int) -> np.ndarray:
+    """What to add to the normalised forecast of one init time, float32 [M, L, D, H, W].
+
+    The sum over members is zero, so that their mean is the forecast; their sample variance (M - 1) is that of the
+    residuals. Lead times beyond those of training get the errors of the last one. It depends on the seed and the init
+    time alone, not on what else is forecast.
     """
     rng = np.random.default_rng([seed, int(init_time.astype("datetime64[s]").astype(np.int64)) % 2**63])
-    shares = [len(range(place, members, len(residuals))) for place in range(len(residuals))]
-    numbers = [iter(_numbers(rng, own.near(init_time), share)) for own, share in zip(residuals, shares)]
-    drawn = []
-    for member in range(members):
-        own, number = residuals[member % len(residuals)], next(numbers[member % len(residuals)])
-        leads = np.arange(lead_steps).clip(max=own.fields_NLDHW.shape[1] - 1)
-        drawn.append(own.fields_NLDHW[number][leads])
-    fields = np.stack(drawn).astype(np.float32)
-    fields -= fields.mean(axis=0)
-    return fields * np.float32(np.sqrt(members / max(members - 1, 1)))
+    pool = residuals.near(init_time)
+    rounds = -(-members // len(pool))  # none comes again before all had their turn
+    numbers = np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:members]
+    leads = np.arange(lead_steps).clip(max=residuals.fields_NLDHW.shape[1] - 1)
+    fields = residuals.fields_NLDHW[numbers[:, None], leads].astype(np.float32)
+    return fields - fields.mean(axis=0)
 
 
 def is_dressed(attributes: Mapping) -> bool:
     """Whether a forecast's members are, by the attributes of its dataset (those of a file lie in `texts`)."""
-    return DRESSED.items() <= {**attributes, **attributes.get("texts", {})}.items()
-
-
-def _numbers(rng: np.random.Generator, pool: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the pool in random order, none again before all had their turn."""
-    rounds = -(-count // len(pool))
-    return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]
+    return str({**attributes, **attributes.get("texts", {})}.get("ensemble", "")).startswith("dressed")

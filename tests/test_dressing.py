@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from convlstm_wx.checkpoint import load_checkpoint, save_checkpoint
 from convlstm_wx.cli import main
 from convlstm_wx.data.splits import VALIDATION
-from convlstm_wx.dressing import FEWEST, Residuals, dressing
+from convlstm_wx.dressing import FEWEST, Residuals, dressing, of_their_mean
+from convlstm_wx.training.residuals import KeptResiduals
 from tests.region_files import region, write
 
 DAY = np.timedelta64(86400, "s")
@@ -27,15 +30,15 @@ def residuals(windows: int = 360, leads: int = 3, seed: int = 0) -> Residuals:
 
 
 def test_members_have_the_errors_variance_and_a_mean_of_zero():
-    fields = dressing([residuals()], START, members=40, lead_steps=3, seed=0)
+    fields = dressing(residuals(), START, members=40, lead_steps=3, seed=0)
     assert fields.shape == (40, 3, 2, 4, 5)
     assert np.abs(fields.mean(axis=0)).max() < 1e-6
     assert fields.var(axis=0).mean() == pytest.approx(1, abs=0.05)
 
 
-def test_few_members_have_the_same_variance_as_many():
-    drawn = [dressing([residuals()], START + day * DAY, members=3, lead_steps=3, seed=0) for day in range(200)]
-    assert np.var(drawn) == pytest.approx(1, abs=0.05)
+def test_few_members_have_the_same_sample_variance_as_many():
+    drawn = [dressing(residuals(), START + day * DAY, members=3, lead_steps=3, seed=0) for day in range(200)]
+    assert np.mean([fields.var(axis=0, ddof=1) for fields in drawn]) == pytest.approx(1, abs=0.05)
 
 
 def test_errors_are_of_the_same_season_across_new_year():
@@ -48,12 +51,12 @@ def test_errors_are_of_the_same_season_across_new_year():
 
 def test_a_short_record_gives_what_it_has():
     assert len(residuals(FEWEST).near(START)) == FEWEST
-    fields = dressing([residuals(FEWEST)], START, members=50, lead_steps=3, seed=0)
+    fields = dressing(residuals(FEWEST), START, members=50, lead_steps=3, seed=0)
     assert np.isfinite(fields).all()
 
 
 def test_a_draw_depends_on_seed_and_init_time_alone():
-    own = [residuals()]
+    own = residuals()
     first, again = (dressing(own, START, members=5, lead_steps=3, seed=4) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, dressing(own, START, members=5, lead_steps=3, seed=5))
@@ -61,17 +64,33 @@ def test_a_draw_depends_on_seed_and_init_time_alone():
 
 
 def test_lead_times_beyond_training_have_the_errors_of_the_last():
-    fields = dressing([residuals()], START, members=5, lead_steps=6, seed=0)
+    fields = dressing(residuals(), START, members=5, lead_steps=6, seed=0)
     np.testing.assert_array_equal(fields[:, 2], fields[:, 5])
-    np.testing.assert_array_equal(fields[:, :3], dressing([residuals()], START, members=5, lead_steps=3, seed=0))
+    np.testing.assert_array_equal(fields[:, :3], dressing(residuals(), START, members=5, lead_steps=3, seed=0))
 
 
-def test_each_member_has_errors_of_its_own_network():
-    quiet = residuals()
-    quiet = replace(quiet, fields_NLDHW=np.zeros_like(quiet.fields_NLDHW))
-    fields = dressing([quiet, residuals()], START, members=6, lead_steps=3, seed=0)
-    np.testing.assert_array_equal(fields[0], fields[2])  # only what is taken off so that the sum is zero
-    assert not np.array_equal(fields[1], fields[3])
+def test_the_mean_of_networks_errs_by_the_mean_of_their_errors():
+    several = [residuals(seed=seed) for seed in range(4)]
+    mean = of_their_mean(several)
+    assert mean.fields_NLDHW.dtype == np.float16
+    assert mean.fields_NLDHW.astype(float).var() == pytest.approx(1 / 4, abs=0.02)  # theirs are independent
+    one = sum(float(each.fields_NLDHW[7, 1, 0, 2, 3]) for each in several) / 4
+    assert float(mean.fields_NLDHW[7, 1, 0, 2, 3]) == pytest.approx(one, rel=1e-3)
+
+
+def test_a_point_whose_truth_is_often_missing_varies_as_the_others():
+    ones = torch.ones(40, 2, 1, 3, 3)
+    spec = SimpleNamespace(target=SimpleNamespace(grid=SimpleNamespace(lat=range(3), lon=range(3))), lead_steps=2)
+    kept = KeptResiduals(SimpleNamespace(**vars(spec), targets=[0]), START + np.arange(40) * DAY)
+    valid = ones.clone()
+    valid[::4, :, :, 0, 0] = 0
+    valid[:, :, :, 1, 1] = 0
+    for part in (slice(0, 16), slice(16, 40)):
+        kept.add(0 * ones[part], SimpleNamespace(y_BLDHW=ones[part], valid_BLDHW=valid[part]))
+    power = (kept.residuals().fields_NLDHW.astype(float) ** 2).mean(axis=0)
+    expected = np.ones((2, 1, 3, 3))
+    expected[..., 1, 1] = 0
+    np.testing.assert_allclose(power, expected, atol=0.01)
 
 
 # Through the command line
@@ -110,7 +129,7 @@ def test_a_dressed_ensemble_has_the_mean_of_the_network_and_says_what_it_is(fold
     made = forecast(folder, tmp_path / "f.nc", "--members", 8)
     assert "ensemble   8 members of 1 network, dressed with errors of validation" in capsys.readouterr().out
     np.testing.assert_allclose(made["t2m"].mean("realization"), alone["t2m"], rtol=1e-5)
-    assert made["tp"].min() >= 0
+    assert made["tp"].min() >= 0  # and so the mean is not the network's
     assert "errors of validation" in made.attrs["ensemble"]
     assert "ensemble" not in alone.attrs
     again = forecast(folder, tmp_path / "again.nc", "--members", 8, "--batch-size", 1)
@@ -145,5 +164,32 @@ def test_a_checkpoint_without_errors_is_perturbed_or_refused(folder, tmp_path, c
     assert "2 of them from perturbed initial states" in capsys.readouterr().out
     (tmp_path / "f.nc").unlink()
     assert run("forecast", *data, "--spread", "errors") == 2
-    assert "--spread errors: a checkpoint holds no errors of validation" in capsys.readouterr().err
+    assert "--spread errors: 1 of 1 checkpoints hold no errors of validation" in capsys.readouterr().err
     assert not (tmp_path / "f.nc").exists()
+
+
+def test_several_networks_are_bare_members_unless_more_are_asked_for(folder, tmp_path, capsys):
+    other = ["--hidden-channels", 4, 8, "--lead-steps", 2, "--num-epochs", 1, "--device", "cpu", "--seed", 1]
+    assert run("train", "--data", folder / "region.nc", "--output-dir", tmp_path / "b", *other) == 0
+    pair = ["--checkpoint", folder / "a", tmp_path / "b", "--data", folder / "region.nc", "--init-time", "2001-08-01"]
+    made = {}
+    for name, options in {"bare": [], "dressed": ["--members", 20]}.items():
+        assert run("forecast", *pair, *options, "--output", tmp_path / f"{name}.nc") == 0
+        made[name] = xr.open_dataset(tmp_path / f"{name}.nc")["t2m"].load()
+    said = capsys.readouterr().out
+    assert "2 members of 2 networks, alike but for their network" in said
+    assert "20 members of 2 networks, dressed with errors of validation" in said
+    means = [each.mean("realization") for each in made.values()]
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-5)
+    shorter = ["--input-steps", 2, *other]
+    assert run("train", "--data", folder / "region.nc", "--output-dir", tmp_path / "c", *shorter) == 0
+    pair[2] = tmp_path / "c"
+    assert run("forecast", *pair, "--members", 4, "--spread", "errors", "--output", tmp_path / "f.nc") == 2
+    assert "learned from different data cannot be averaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--spread", "errors"], ["--perturbation", 0.1]])
+def test_what_has_no_effect_is_refused(folder, tmp_path, capsys, options):
+    data = ["--data", folder / "region.nc", "--checkpoint", folder / "a", "--output", tmp_path / "f.nc"]
+    assert run("forecast", *data, *options) == 2
+    assert "say how many with --members" in capsys.readouterr().err

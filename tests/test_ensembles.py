@@ -102,7 +102,7 @@ def test_statistics_are_the_mean_and_the_standard_deviation_of_the_members(folde
     [
         ("ac", [], "the checkpoints do not make one ensemble: another targets"),
         ("ab", ["--members", 1], "--members 1: fewer than the 2 checkpoints"),
-        ("a", ["--members", 3, "--spread", "none"], "are the same forecast several times"),
+        ("a", ["--members", 3, "--spread", "none"], "or give --spread states and a --perturbation above 0"),
         (
             "a",
             ["--members", 3, "--spread", "errors", "--perturbation", 0.1],

@@ -202,6 +202,8 @@ def _of_file(
     from convlstm_wx.data.splits import TRAIN
     from convlstm_wx.report.card import Card
 
+    if options.members or options.spread != "auto" or options.perturbation is not None:
+        raise ConfigError("--members, --spread and --perturbation are for forecasts to be made: --forecast has its own")
     made = _chosen_part(options, open_forecast(options.forecast))
     times = dataset["time"].values
     scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))

@@ -86,6 +86,7 @@ def facts_of(checkpoint: "Checkpoint", path: Path) -> dict[str, Any]:
             "hidden_channels": list(config.hidden_channels),
             "parameters": parameters_of(checkpoint),
             "blend": _blend(checkpoint),
+            "windows_to_dress_from": 0 if checkpoint.residuals is None else len(checkpoint.residuals.init_times),
         },
         "inputs": _channels(spec.target, [channel.name for channel in spec.channels]),
         "targets": _channels(spec.target, [channel.name for channel in spec.targets]),
@@ -256,6 +257,8 @@ def _about_network(facts: dict[str, Any]) -> Iterator[str]:
     yield f"forecasts {facts['lead_steps']} steps ({leads}): {_named(facts['targets'])}"
     if network["blend"]:
         yield from _about_blend(network["blend"])
+    if network["windows_to_dress_from"]:
+        yield f"ensembles are dressed with its errors on {network['windows_to_dress_from']} windows of validation"
 
 
 def _about_blend(blend: Sequence[dict[str, float]]) -> Iterator[str]:

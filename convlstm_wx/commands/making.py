@@ -32,8 +32,9 @@ def add_ensemble(group: Any) -> None:
         "--spread",
         default="auto",
         choices=SPREADS,
-        help="members differ as the network was wrong on validation (errors), as they start from perturbed initial "
-        "states (states), or only as networks do (none) (default: errors, states where a checkpoint holds none)",
+        help="members differ as the networks were wrong on validation (errors), as they start from perturbed initial "
+        "states (states), or only as networks do (none) (default: none without --members, else errors, states where a "
+        "checkpoint holds no errors)",
     )
     group.add_argument(
         "--perturbation",
@@ -123,7 +124,7 @@ def say_ensemble(forecast: "Forecast") -> None:
     if ensemble.is_dressed:
         how = "dressed with errors of validation"
     else:
-        how = f"{perturbed} of them from perturbed initial states" if perturbed else "as the networks differ"
+        how = f"{perturbed} of them from perturbed initial states" if perturbed else "alike but for their network"
     log.info("ensemble   %s of %s, %s", count(ensemble.members, "member"), count(networks, "network"), how)
 
 

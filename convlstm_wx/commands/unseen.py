@@ -94,7 +94,7 @@ def plan_unseen(
         init_times,
         lead_steps,
         choose_device(options.device, use_amp=options.use_amp),
-        ensemble=ensemble or ensemble_of(trained, spread="none"),
+        ensemble=ensemble or ensemble_of(trained),
         batch_size=options.batch_size,
         skip_incomplete=True,
     )

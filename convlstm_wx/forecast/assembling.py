@@ -11,7 +11,7 @@ from convlstm_wx.config import PERTURBATION
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.errors import ConfigError
 from convlstm_wx.forecast.choosing import choose_init_times
-from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained
+from convlstm_wx.forecast.rollout import Ensemble, Forecast, Trained, lacks_to_dress
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +76,28 @@ def ensemble_of(
 
     Args:
         members: None: one for each network.
-        spread: errors: as the networks were wrong on validation; states: from perturbed initial states; none: only as
-            the networks differ; auto: errors if all checkpoints hold them and no perturbation is given, else states.
+        spread: errors: as the networks' mean was wrong on validation; states: from perturbed initial states; none: only
+            as the networks differ; auto: none if no number of members is given, else errors if the checkpoints hold
+            them and no perturbation is given, else states.
         perturbation: of initial states; None: the usual one.
         seed: of errors or perturbations.
 
     Raises:
-        ConfigError: for a perturbation that would be without effect.
+        ConfigError: for what would be without effect.
     """
     if members is None and len(trained) == 1:
+        if spread != "auto" or perturbation is not None:
+            raise ConfigError("--spread and --perturbation are of members: say how many with --members")
         return None
     if spread in ("errors", "none") and perturbation is not None:
         raise ConfigError(f"--perturbation has no effect with --spread {spread}; leave one of the two out")
-    has_errors = all(each.checkpoint.residuals is not None for each in trained)
-    is_dressed = spread == "errors" or (spread == "auto" and perturbation is None and has_errors)
+    if spread == "auto" and perturbation is None:
+        lacking = "" if members is None else lacks_to_dress([each.checkpoint for each in trained])
+        if lacking:
+            log.warning("perturbed initial states, which alone are too alike: %s", lacking)
+        spread = "none" if members is None else "states" if lacking else "errors"
     usual = PERTURBATION if perturbation is None else perturbation
-    return Ensemble(members or len(trained), is_dressed, 0.0 if spread == "none" else usual, seed)
+    return Ensemble(members or len(trained), spread == "errors", 0.0 if spread == "none" else usual, seed)
 
 
 def choose_lead_steps(asked: int | None, trained: int) -> int:
@@ -108,4 +114,4 @@ def make_forecast(trained: Sequence[Trained], dataset: xr.Dataset, init_times: n
         Dimensions init_time, [realization,] lead_time, [level,] lat, lon; see
         :func:`~convlstm_wx.forecast.labelling.to_dataset`.
     """
-    return Forecast(trained, dataset, init_times, ensemble=ensemble_of(trained, spread="none"), **rest).collect()
+    return Forecast(trained, dataset, init_times, ensemble=ensemble_of(trained), **rest).collect()

@@ -6,7 +6,7 @@ Shapes: N init times, B batch, R members, L lead times, C channels, D target cha
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -22,7 +22,7 @@ from convlstm_wx.data.loaders import TensorBatch, in_batches, load_batches
 from convlstm_wx.data.reading import source_of
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy
-from convlstm_wx.dressing import DRESSED, FEWEST, Residuals, dressing
+from convlstm_wx.dressing import BYTES, DRESSED, FEWEST, Residuals, dressing, of_their_mean
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 from convlstm_wx.forecast.at_once import AtOnce
 from convlstm_wx.forecast.choosing import check_init_times, iso
@@ -40,9 +40,9 @@ PIECE_BYTES = 256 * 2**20  # of forecasts kept at once, unless those of one init
 class Ensemble:
     """How the members of an ensemble differ.
 
-    Member m comes from checkpoint m modulo their number. Dressed members are given errors that their network made on
-    validation (see :mod:`convlstm_wx.dressing`). Else the first round starts from the state as it was
-    observed, the others from perturbed ones.
+    Dressed members are the networks' mean with errors that it made on validation (see :mod:`convlstm_wx.dressing`).
+    Else member m comes from checkpoint m modulo their number; the first round starts from the state as it was observed,
+    the others from perturbed ones.
 
     Attributes:
         members: R.
@@ -165,7 +165,9 @@ class Forecast:
 
     def labelled(self, init_times: np.ndarray, values: np.ndarray) -> xr.Dataset:
         """What was made as a dataset, which says how its members differ."""
-        return to_dataset(self.spec, init_times, values).assign_attrs(DRESSED if self._is_dressed else {})
+        return to_dataset(self.spec, init_times, values).assign_attrs(
+            DRESSED if self.ensemble and self.ensemble.is_dressed else {}
+        )
 
     def check_some(self, kept: np.ndarray) -> None:
         """Say how many init times were left out.
@@ -262,39 +264,53 @@ class Forecast:
     def _piece(
         self, networks: Sequence[Network], sources: Sequence[Sources], init_times: np.ndarray, at_once: AtOnce
     ) -> np.ndarray:
+        if self.ensemble is not None and self.ensemble.is_dressed:
+            return self._dressed(self.ensemble, networks, sources, init_times, at_once)
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         shape = (len(init_times), members, self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
         values_BRLDHW = np.empty(shape, np.float32)
         if len(init_times):
             for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
                 spec, mine = each.checkpoint.spec, range(place, members, len(networks))
-                rolled_out = mine[:1] if self._is_dressed else mine
-                rows = list(product(range(len(init_times)), rolled_out))
-                most = len(self.pieces[0]) * len(rolled_out)  # those of a whole piece
+                rows = list(product(range(len(init_times)), mine))
+                most = len(self.pieces[0]) * len(mine)  # those of a whole piece
                 roll_out = partial(self._roll_out, network, spec, source, init_times)
                 for some, fields in at_once.parts(rows, roll_out, most=most):
                     for (at, member), fields_LDHW in zip(some, fields):
-                        for number, values_LDHW in self._clothed(spec, init_times[at], fields_LDHW, member, mine):
-                            values_BRLDHW[at, number] = values_LDHW
+                        values_BRLDHW[at, member] = to_physical(spec, init_times[at], fields_LDHW)
         return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
 
-    @property
-    def _is_dressed(self) -> bool:
-        return self.ensemble is not None and self.ensemble.is_dressed
+    def _dressed(
+        self,
+        ensemble: Ensemble,
+        networks: Sequence[Network],
+        sources: Sequence[Sources],
+        init_times: np.ndarray,
+        at_once: AtOnce,
+    ) -> np.ndarray:
+        """Each network is rolled out once; their mean is what all members are made of."""
+        grid = self.spec.target.grid
+        shape = (len(init_times), self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
+        mean_BLDHW = np.zeros(shape, np.float32)
+        values_BRLDHW = np.empty((shape[0], ensemble.members, *shape[1:]), np.float32)
+        rows = [(at, 0) for at in range(len(init_times))]
+        for each, network, source in zip(self.trained, networks, sources):
+            roll_out = partial(self._roll_out, network, each.checkpoint.spec, source, init_times)
+            for some, fields in at_once.parts(rows, roll_out, most=len(self.pieces[0])):
+                for (at, _), fields_LDHW in zip(some, fields):
+                    mean_BLDHW[at] += fields_LDHW / len(networks)
+        for at, init_time in enumerate(init_times):
+            errors_RLDHW = dressing(
+                self.residuals, init_time, members=ensemble.members, lead_steps=self.lead_steps, seed=ensemble.seed
+            )
+            for member, error_LDHW in enumerate(errors_RLDHW):
+                values_BRLDHW[at, member] = to_physical(self.spec, init_time, mean_BLDHW[at] + error_LDHW)
+        return values_BRLDHW
 
-    def _clothed(
-        self, spec: DataSpec, init_time: np.datetime64, fields_LDHW: np.ndarray, member: int, of_network: Sequence[int]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Physical values of a member, or of all of its network's if they are dressed."""
-        if not self._is_dressed or self.ensemble is None:
-            yield member, to_physical(spec, init_time, fields_LDHW)
-            return
-        residuals = [residuals_of(each.checkpoint) for each in self.trained]
-        errors_MLDHW = dressing(
-            residuals, init_time, members=self.ensemble.members, lead_steps=self.lead_steps, seed=self.ensemble.seed
-        )
-        for number in of_network:
-            yield number, to_physical(spec, init_time, fields_LDHW + errors_MLDHW[number])
+    @cached_property
+    def residuals(self) -> Residuals:
+        """What dressed members are made from."""
+        return of_their_mean([each.checkpoint.residuals for each in self.trained if each.checkpoint.residuals])
 
     def _batch(self, spec: DataSpec, sources: Sources, init_times: np.ndarray) -> TensorBatch:
         at = np.searchsorted(sources.times, init_times)
@@ -378,12 +394,14 @@ def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) 
     if members < len(checkpoints):
         raise ConfigError(f"--members {members}: fewer than the {len(checkpoints)} checkpoints; give at least as many")
     if ensemble and ensemble.is_dressed:
-        for each in checkpoints:
-            residuals_of(each)
+        lacking = lacks_to_dress(checkpoints)
+        if lacking:
+            raise CheckpointError(f"--spread errors: {lacking}; take --spread states or none")
     elif ensemble and members > len(checkpoints) and not ensemble.perturbation > 0:
         raise ConfigError(
-            f"--members {members} of {len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''} without "
-            f"perturbation are the same forecast several times; give a --perturbation above 0, such as {PERTURBATION:g}"
+            f"--members {members} of {len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''} without errors "
+            f"or perturbation are the same forecast several times; leave --spread out, or give --spread states and a "
+            f"--perturbation above 0, such as {PERTURBATION:g}"
         )
     first = checkpoints[0].spec
     for other in (checkpoint.spec for checkpoint in checkpoints[1:]):
@@ -400,18 +418,20 @@ def check_members(checkpoints: Sequence[Checkpoint], ensemble: Ensemble | None) 
             raise CheckpointError(f"the checkpoints do not make one ensemble: {'; '.join(found)}")
 
 
-def residuals_of(checkpoint: Checkpoint) -> Residuals:
-    """What its members are dressed with.
-
-    Raises:
-        CheckpointError: if it has none.
-    """
-    if checkpoint.residuals is None:
-        raise CheckpointError(
-            f"--spread errors: a checkpoint holds no errors of validation (only best.pt does, if validation has "
-            f"{FEWEST} windows and the grid is not very large); take --spread states, or train once more"
+def lacks_to_dress(checkpoints: Sequence[Checkpoint]) -> str:
+    """Why their forecasts cannot be dressed; "" if they can."""
+    first, *others = checkpoints
+    bare = sum(each.residuals is None for each in checkpoints)
+    if bare:
+        return (
+            f"{bare} of {len(checkpoints)} checkpoints hold no errors of validation (best.pt does, if {FEWEST} windows "
+            f"of it are no more than {BYTES / 2**20:.0f} MB)"
         )
-    return checkpoint.residuals
+    for other in others:
+        found = first.spec.changes(other.spec)
+        if found:
+            return f"the errors of networks that learned from different data cannot be averaged ({found[0]})"
+    return ""
 
 
 def _target_units(spec: DataSpec) -> list[str]:

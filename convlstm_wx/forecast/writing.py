@@ -122,6 +122,7 @@ def _request(forecast: Forecast) -> dict[str, Any]:
     ensemble, init_times = forecast.ensemble, forecast.init_times.astype("datetime64[s]")
     return {
         "checkpoint": [_digest(each.checkpoint) for each in forecast.trained],
+        "errors": _hash([forecast.residuals.fields_NLDHW]) if ensemble and ensemble.is_dressed else None,
         "init times": [len(init_times), str(init_times[0]), str(init_times[-1]), _hash([init_times.astype("int64")])],
         "lead steps": forecast.lead_steps,
         "ensemble": None if ensemble is None else vars(ensemble).copy(),

@@ -308,7 +308,7 @@ class Run:
 
     def _validation_loss(self) -> float:
         errors = self._physical_errors()
-        kept = KeptResiduals(self.spec, errors.init_times)
+        kept = KeptResiduals(self.spec, errors.init_times if self.processes.is_main else errors.init_times[:0])
 
         def watch(forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
             errors.add(forecast_BLDHW, batch)

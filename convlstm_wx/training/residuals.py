@@ -9,10 +9,17 @@ from torch import Tensor
 
 from convlstm_wx.data.loaders import TensorBatch
 from convlstm_wx.data.spec import DataSpec
-from convlstm_wx.dressing import FEWEST, Residuals
+from convlstm_wx.dressing import BYTES, FEWEST, Residuals
 
 MOST = 400  # windows
-BYTES = 48 * 2**20  # of all of them; they are part of the checkpoint
+
+
+def how_many(spec: DataSpec, windows: int) -> int:
+    """Of so many windows of validation, those whose errors are kept: 0 if too few would be, or they are too large."""
+    grid = spec.target.grid
+    bytes_of_one = 2 * spec.lead_steps * len(spec.targets) * len(grid.lat) * len(grid.lon)
+    count = min(windows, MOST, BYTES // bytes_of_one)
+    return count if count >= FEWEST else 0
 
 
 class KeptResiduals:
@@ -20,17 +27,15 @@ class KeptResiduals:
 
     Args:
         spec: grid and lead times.
-        init_times: of all windows that are to pass, in their order.
+        init_times: of all windows that are to pass, in their order; none where nothing is to be kept.
     """
 
     def __init__(self, spec: DataSpec, init_times: np.ndarray):
-        grid = spec.target.grid
-        bytes_of_one = 2 * spec.lead_steps * len(spec.targets) * len(grid.lat) * len(grid.lon)
-        count = min(len(init_times), MOST, BYTES // bytes_of_one)
         # At random: every fourth window of 6-hourly data would always start at the same hour.
-        drawn = np.random.default_rng(0).permutation(len(init_times))[: count if count >= FEWEST else 0]
+        drawn = np.random.default_rng(0).permutation(len(init_times))[: how_many(spec, len(init_times))]
         self.init_times, self.chosen = init_times, np.isin(np.arange(len(init_times)), drawn)
         self.fields: list[np.ndarray] = []
+        self.valid_LDHW: float | np.ndarray = 0.0
         self.seen = 0
 
     def add(self, forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
@@ -39,11 +44,15 @@ class KeptResiduals:
         self.seen += len(forecast_BLDHW)
         if chosen.size:
             at = torch.from_numpy(chosen).to(forecast_BLDHW.device)
-            error = batch.y_BLDHW[at] - forecast_BLDHW[at].float()
-            self.fields.append(torch.where(batch.valid_BLDHW[at] > 0, error, 0).half().cpu().numpy())
+            error, valid = batch.y_BLDHW[at] - forecast_BLDHW[at].float(), batch.valid_BLDHW[at] > 0
+            self.fields.append(torch.where(valid, error, 0).half().cpu().numpy())
+            self.valid_LDHW = self.valid_LDHW + valid.sum(dim=0).cpu().numpy()
 
     def residuals(self) -> Residuals | None:
         """What was kept; None if there are too few windows, or they are too large, to be worth it."""
         if not self.chosen.any():
             return None
-        return Residuals(self.init_times[self.chosen], np.concatenate(self.fields))
+        fields = np.concatenate(self.fields)
+        # A point whose truth is often missing varies by as much as where it is not.
+        fields *= np.sqrt(len(fields) / np.maximum(self.valid_LDHW, 1)).astype(np.float16)
+        return Residuals(self.init_times[self.chosen], fields)

@@ -7,9 +7,11 @@ from convlstm_wx.data.inputs import TrainingInputs
 from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.spec import RegionSpec
 from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
+from convlstm_wx.dressing import BYTES, FEWEST
 from convlstm_wx.files import describe_bytes
 from convlstm_wx.training.loop import Run
 from convlstm_wx.training.probe import Probe
+from convlstm_wx.training.residuals import how_many
 
 ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
 
@@ -48,6 +50,11 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
         yield from _indented("blend", ["with a linear inverse model:", *inputs.linear.description.split("; ")])
     elif config.blend == "auto":
         yield "blend        none: training holds too little for a linear inverse model"
+    if not how_many(spec, len(run.validation_windows) // run.processes.world_size):
+        yield (
+            f"ensembles    cannot be dressed with errors of validation: {FEWEST} windows are needed, of no more than "
+            f"{describe_bytes(BYTES)}"
+        )
     if run.start:
         yield f"start        {run.start}"
     effective = config.batch_size * config.gradient_accumulation_steps * run.processes.world_size

@@ -93,19 +93,21 @@ def _ranks(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return edges.cumsum()[:-1]
 
 
-def averaged(by_init: xr.Dataset, summed: xr.Dataset, ensemble_size: int) -> xr.Dataset:
+def averaged(by_init: xr.Dataset, summed: xr.Dataset, ensemble_size: int, method: str = "fair") -> xr.Dataset:
     """crps, spread, rank_histogram, reliability and brier, from area means per init time and from sums.
 
     Spread is comparable with the RMSE of the mean: of a perfect ensemble both are equal [Fortin et al. 2014, J.
-    Hydrometeorol.], hence the factor (M + 1) / M.
+    Hydrometeorol.], hence the factor (M + 1) / M; not where the mean is known without error, as members were made around
+    it (method "ecdf" of `by_init`).
     """
+    more = (ensemble_size + 1) / ensemble_size if method == "fair" else 1.0
     names = [name for name in ("crps", "variance", LINEAR_CRPS) if name in by_init]
     means = by_init[names].weighted(by_init["weight"]).mean("init_time")
     count = summed["probability_count"]
     total = count.sum("probability")
     return means.drop_vars("variance").assign(
         {
-            "spread": np.sqrt(means["variance"] * (ensemble_size + 1) / ensemble_size),
+            "spread": np.sqrt(means["variance"] * more),
             "rank_histogram": summed["rank_count"] / summed["rank_count"].sum("rank"),
             "reliability": summed["probability_events"] / count.where(count > 0),
             "probability_count": count,

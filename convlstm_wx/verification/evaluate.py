@@ -120,7 +120,7 @@ def evaluate(
     if areas:
         parts.append(_box_scores({name: statistics[f"in {name}"] for name in areas}, drawn))
     if "ensemble" in statistics:
-        parts.append(_ensemble_scores(means, statistics["ensemble"], forecast.sizes[MEMBER], drawn))
+        parts.append(_ensemble_scores(means, statistics["ensemble"], forecast.sizes[MEMBER], crps_method, drawn))
     scores = xr.merge(parts).assign_coords(events.coordinates(limits))
     said: dict[str, float | str] = {"confidence": confidence, "seed": seed}
     if "crps" in scores:
@@ -177,9 +177,9 @@ def _wind_scores(wind: xr.Dataset, drawn: Mapping) -> xr.Dataset:
     return against.rename({str(name): f"wind_{name}" for name in against}).assign(wind_rmse=np.sqrt(mse))
 
 
-def _ensemble_scores(means: xr.Dataset, summed: xr.Dataset, size: int, drawn: Mapping) -> xr.Dataset:
+def _ensemble_scores(means: xr.Dataset, summed: xr.Dataset, size: int, method: str, drawn: Mapping) -> xr.Dataset:
     limits = limits_by_channel(means["crps"], means["weight"], **drawn)
-    found = ensembles.averaged(means, summed, size)
+    found = ensembles.averaged(means, summed, size, method)
     found = found.assign(crps_low=limits.isel(limit=1), crps_high=limits.isel(limit=2))
     if ensembles.LINEAR_CRPS not in means:
         return found

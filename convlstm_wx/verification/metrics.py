@@ -98,7 +98,11 @@ DEFINITIONS = {
     "crps_p_value": ("probability that chance alone makes a crps_skill this far from 0; as p_value", PURE),
     "crps_low": (LIMIT, OWN),
     "crps_high": (LIMIT, OWN),
-    "spread": ("sqrt((M + 1) / M mean(w variance of the members)); of a perfect ensemble equal to the RMSE", OWN),
+    "spread": (
+        "sqrt((M + 1) / M mean(w variance of the members)); of a perfect ensemble equal to the RMSE. Without "
+        "(M + 1) / M where crps_method is ecdf",
+        OWN,
+    ),
     "rank_histogram": ("share of the truths with this rank among the members; ties are shared; flat if reliable", PURE),
     "reliability": ("share of events where this probability (rounded to tenths) was forecast", PURE),
     "probability_count": ("points where this probability was forecast", PURE),
