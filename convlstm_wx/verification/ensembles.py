@@ -97,8 +97,8 @@ def averaged(by_init: xr.Dataset, summed: xr.Dataset, ensemble_size: int, method
     """crps, spread, rank_histogram, reliability and brier, from area means per init time and from sums.
 
     Spread is comparable with the RMSE of the mean: of a perfect ensemble both are equal [Fortin et al. 2014, J.
-    Hydrometeorol.], hence the factor (M + 1) / M; not where the mean is known without error, as members were made around
-    it (method "ecdf" of `by_init`).
+    Hydrometeorol.], hence the factor (M + 1) / M; not where members were made around their mean (method "ecdf" of
+    `by_init`).
     """
     more = (ensemble_size + 1) / ensemble_size if method == "fair" else 1.0
     names = [name for name in ("crps", "variance", LINEAR_CRPS) if name in by_init]
