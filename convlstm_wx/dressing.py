@@ -1,8 +1,8 @@
 """Dressed forecasts: an ensemble whose members differ as forecasts were found to be wrong on validation.
 
-Each member is given a whole field of errors that the network (of several: their mean) made on one window of validation,
-so that errors hang together over space, lead times and variables, as in a real forecast [Roulston and Smith 2003, Tellus
-A; Wang and Bishop 2005, Q. J. R. Meteorol. Soc.].
+Each member is given a whole field of errors that the network (of several: their mean) made on one window of
+validation, so that errors hang together over space, lead times and variables, as in a real forecast [Roulston and Smith
+2003, Tellus A; Wang and Bishop 2005, Q. J. R. Meteorol. Soc.].
 
 Shapes: N windows of validation, M members, L lead times, D target channels, H lat, W lon.
 """
