@@ -181,6 +181,12 @@ def test_several_networks_are_bare_members_unless_more_are_asked_for(folder, tmp
     assert "20 members of 2 networks, dressed with errors of validation" in said
     means = [each.mean("realization") for each in made.values()]
     np.testing.assert_allclose(means[0], means[1], rtol=1e-5)
+    kept = load_checkpoint(tmp_path / "b/best.pt")
+    fewer = Residuals(kept.residuals.init_times[1:], kept.residuals.fields_NLDHW[1:])
+    save_checkpoint(tmp_path / "fewer.pt", replace(kept, residuals=fewer))
+    unlike = [*pair[:2], tmp_path / "fewer.pt", *pair[3:], "--members", 4, "--spread", "errors"]
+    assert run("forecast", *unlike, "--output", tmp_path / "f.nc") == 2
+    assert "errors of different windows" in capsys.readouterr().err
     shorter = ["--input-steps", 2, *other]
     assert run("train", "--data", folder / "region.nc", "--output-dir", tmp_path / "c", *shorter) == 0
     pair[2] = tmp_path / "c"

@@ -119,7 +119,10 @@ def test_init_times_with_missing_values_are_left_out_of_a_period_and_refused_by_
         (["--every", "36h"], "--every 36 h: not a multiple of the file's time step, 1 d"),
         (["--every", "often"], "'often' is not a step such as 1h, 6h or 1d"),
         (["--start", "2001-04-11", "--end", "2001-04-14"], "no init time between 2001-04-11 and 2001-04-14"),
-        (["--members", "3", "--perturbation", "0"], "--members 3 of 1 checkpoint without perturbation are the same"),
+        (
+            ["--members", "3", "--perturbation", "0"],
+            "--members 3 of 1 checkpoint without errors or perturbation are the same",
+        ),
         (["--perturbation", "-1"], "'-1' is not a number of at least 0"),
         (["--statistics", "s.nc"], "--statistics: one forecast has no mean and spread"),
         (["--members", "2", "--statistics", "f.nc"], "--statistics f.nc: is the --output already"),

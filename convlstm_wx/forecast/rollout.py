@@ -431,6 +431,9 @@ def lacks_to_dress(checkpoints: Sequence[Checkpoint]) -> str:
         found = first.spec.changes(other.spec)
         if found:
             return f"the errors of networks that learned from different data cannot be averaged ({found[0]})"
+        ours, theirs = ({*each.residuals.init_times.tolist()} for each in (first, other) if each.residuals)
+        if ours != theirs:
+            return "the checkpoints hold errors of different windows, which cannot be averaged"
     return ""
 
 

@@ -45,6 +45,8 @@ def verdicts(scores: xr.Dataset) -> list[str]:
 def _ensemble_verdict(name: str, scores: xr.Dataset) -> str:
     """How its CRPS compares, and whether its spread is as large as the error of its mean."""
     ratios = (scores["spread"] / scores["rmse"].sel(system="model")).values
+    if not np.isfinite(ratios).any():
+        return f"{name} ensemble has nothing to score."
     low, high = np.nanmin(ratios), np.nanmax(ratios)
     share = " to ".join(dict.fromkeys((f"{low:.2f}", f"{high:.2f}")))
     words = {high < RELIABLE[0]: ", too small: it is too sure", low > RELIABLE[1]: ", too large: it is not sure enough"}
