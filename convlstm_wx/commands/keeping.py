@@ -1,6 +1,5 @@
 """Where forecasts wait until they are scored: in memory, or in a temporary file if they are too many for it."""
 
-import argparse
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convlstm_wx.commands.options import above_zero
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,19 +23,9 @@ def add_budget(command: Any) -> None:
     command.add_argument(
         "--memory-budget",
         metavar="GB",
-        type=_gigabytes,
+        type=above_zero,
         help="forecasts that need more wait in a temporary file until they are scored (default: half of the memory)",
     )
-
-
-def _gigabytes(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return number
 
 
 @contextmanager

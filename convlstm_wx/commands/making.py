@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convlstm_wx.commands.options import positive
+from convlstm_wx.commands.options import at_least_zero, positive
 from convlstm_wx.config import PERTURBATION, SPREADS
 from convlstm_wx.errors import CheckpointError, ConfigError, DataError
 
@@ -39,20 +39,9 @@ def add_ensemble(group: Any) -> None:
     group.add_argument(
         "--perturbation",
         metavar="X",
-        type=_size,
+        type=at_least_zero,
         help=f"of initial states, in units of a typical change in one step (default: {PERTURBATION} with states)",
     )
-
-
-def _size(text: str) -> float:
-    """A number of at least 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return number
 
 
 def load_members(path: str) -> list["Checkpoint"]:

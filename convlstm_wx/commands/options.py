@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, fields
 from pathlib import Path
@@ -264,12 +264,26 @@ def positive(text: str) -> int:
 
 def share(text: str) -> float:
     """A number between 0 and 1, both excluded."""
+    return _number(text, "between 0 and 1", lambda number: 0 < number < 1)
+
+
+def above_zero(text: str) -> float:
+    """A number above 0, not infinite."""
+    return _number(text, "above 0", lambda number: 0 < number < float("inf"))
+
+
+def at_least_zero(text: str) -> float:
+    """A number of at least 0, not infinite."""
+    return _number(text, "of at least 0", lambda number: 0 <= number < float("inf"))
+
+
+def _number(text: str, wanted: str, suits: Callable[[float], bool]) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+        number = float("nan")  # suits nothing
+    if not suits(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number {wanted}")
     return number
 
 

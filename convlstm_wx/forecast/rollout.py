@@ -269,15 +269,8 @@ class Forecast:
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         shape = (len(init_times), members, self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
         values_BRLDHW = np.empty(shape, np.float32)
-        if len(init_times):
-            for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
-                spec, mine = each.checkpoint.spec, range(place, members, len(networks))
-                rows = list(product(range(len(init_times)), mine))
-                most = len(self.pieces[0]) * len(mine)  # those of a whole piece
-                roll_out = partial(self._roll_out, network, spec, source, init_times)
-                for some, fields in at_once.parts(rows, roll_out, most=most):
-                    for (at, member), fields_LDHW in zip(some, fields):
-                        values_BRLDHW[at, member] = to_physical(spec, init_times[at], fields_LDHW)
+        for spec, at, member, fields_LDHW in self._rolled_out(networks, sources, init_times, at_once, members):
+            values_BRLDHW[at, member] = to_physical(spec, init_times[at], fields_LDHW)
         return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
 
     def _dressed(
@@ -293,12 +286,8 @@ class Forecast:
         shape = (len(init_times), self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
         mean_BLDHW = np.zeros(shape, np.float32)
         values_BRLDHW = np.empty((shape[0], ensemble.members, *shape[1:]), np.float32)
-        rows = [(at, 0) for at in range(len(init_times))]
-        for each, network, source in zip(self.trained, networks, sources):
-            roll_out = partial(self._roll_out, network, each.checkpoint.spec, source, init_times)
-            for some, fields in at_once.parts(rows, roll_out, most=len(self.pieces[0])):
-                for (at, _), fields_LDHW in zip(some, fields):
-                    mean_BLDHW[at] += fields_LDHW / len(networks)
+        for _, at, _, fields_LDHW in self._rolled_out(networks, sources, init_times, at_once, len(networks)):
+            mean_BLDHW[at] += fields_LDHW / len(networks)
         for at, init_time in enumerate(init_times):
             errors_RLDHW = dressing(
                 self.residuals, init_time, members=ensemble.members, lead_steps=self.lead_steps, seed=ensemble.seed
@@ -306,6 +295,26 @@ class Forecast:
             for member, error_LDHW in enumerate(errors_RLDHW):
                 values_BRLDHW[at, member] = to_physical(self.spec, init_time, mean_BLDHW[at] + error_LDHW)
         return values_BRLDHW
+
+    def _rolled_out(
+        self,
+        networks: Sequence[Network],
+        sources: Sequence[Sources],
+        init_times: np.ndarray,
+        at_once: AtOnce,
+        members: int,
+    ) -> Iterator[tuple[DataSpec, int, int, np.ndarray]]:
+        """Of so many members, taken from the networks in turn: what is normalised how, the init time's number, the
+        member's, and normalised fields [L, D, H, W].
+        """
+        for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
+            spec, mine = each.checkpoint.spec, range(place, members, len(networks))
+            rows = list(product(range(len(init_times)), mine))
+            most = len(self.pieces[0]) * len(mine)  # those of a whole piece
+            roll_out = partial(self._roll_out, network, spec, source, init_times)
+            for some, fields in at_once.parts(rows, roll_out, most=most):
+                for (at, member), fields_LDHW in zip(some, fields):
+                    yield spec, at, member, fields_LDHW
 
     @cached_property
     def residuals(self) -> Residuals:
