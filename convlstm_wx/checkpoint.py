@@ -18,6 +18,7 @@ from torch import Tensor
 
 from convlstm_wx import __version__
 from convlstm_wx.config import TrainConfig
+from convlstm_wx.data.rain import RainMeans
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.dressing import Residuals
 from convlstm_wx.errors import CheckpointError, ConfigError
@@ -62,6 +63,11 @@ class Checkpoint:
     versions: dict[str, str]
     residuals: Residuals | None = None
     written: str = ""
+
+    @property
+    def rain(self) -> RainMeans:
+        """What it rained on average where the network forecast so much; empty in checkpoints of earlier versions."""
+        return RainMeans(self.training["progress"].get("rain", {}))
 
     def network(self) -> Network:
         """The trained network, on the CPU and ready to forecast."""

@@ -11,6 +11,7 @@ import xarray as xr
 from convlstm_wx import __version__
 from convlstm_wx.conventions import physical_limits, unit_conversion, weatherbench_name
 from convlstm_wx.data.projection import PLACE_ATTRIBUTES, axis_attributes
+from convlstm_wx.data.rain import RainMeans
 from convlstm_wx.data.reading import NAME_IN_DATA, is_projected
 from convlstm_wx.data.regions import Grid
 from convlstm_wx.data.spec import DataSpec
@@ -23,16 +24,24 @@ VALID_TIME = {"standard_name": "time", "long_name": "valid time", "units_metadat
 _KEPT_TEXTS = (
     "license", "licence", "copyright", "rights", "acknowledgement", "acknowledgment", "references", "citation", "doi",
 )  # fmt: skip
+AS_IT_IS = RainMeans({})
 _TEXTS_OF_DATA = ("institution", "source")
 
 
-def to_physical(spec: DataSpec, init_time: np.datetime64, fields_LDHW: np.ndarray) -> np.ndarray:
+def to_physical(
+    spec: DataSpec, init_time: np.datetime64, fields_LDHW: np.ndarray, rain: RainMeans = AS_IT_IS
+) -> np.ndarray:
     """Normalised fields of one init time in the file's own units, within physical limits, float32 [L, D, H, W].
 
     Points never observed in training are NaN.
+
+    Args:
+        rain: turns forecasts of precipitation into means.
     """
     valid_times = init_time.astype("datetime64[ns]") + lead_times(spec, len(fields_LDHW))
-    values = spec.target.statistics.select(spec.targets).to_physical(fields_LDHW, valid_times)
+    statistics = spec.target.statistics.select(spec.targets)
+    values = statistics.to_physical(fields_LDHW, valid_times)
+    rain.apply(values, statistics)
     for index, channel in enumerate(spec.targets):
         limits = physical_limits(channel.variable, spec.target.attributes[channel.variable])
         if limits is not None:

@@ -269,8 +269,8 @@ class Forecast:
         grid, members = self.spec.target.grid, self.ensemble.members if self.ensemble else 1
         shape = (len(init_times), members, self.lead_steps, len(self.spec.targets), len(grid.lat), len(grid.lon))
         values_BRLDHW = np.empty(shape, np.float32)
-        for spec, at, member, fields_LDHW in self._rolled_out(networks, sources, init_times, at_once, members):
-            values_BRLDHW[at, member] = to_physical(spec, init_times[at], fields_LDHW)
+        for made, at, member, fields_LDHW in self._rolled_out(networks, sources, init_times, at_once, members):
+            values_BRLDHW[at, member] = to_physical(made.spec, init_times[at], fields_LDHW, made.rain)
         return values_BRLDHW if self.ensemble else values_BRLDHW[:, 0]
 
     def _dressed(
@@ -303,18 +303,18 @@ class Forecast:
         init_times: np.ndarray,
         at_once: AtOnce,
         members: int,
-    ) -> Iterator[tuple[DataSpec, int, int, np.ndarray]]:
-        """Of so many members, taken from the networks in turn: what is normalised how, the init time's number, the
-        member's, and normalised fields [L, D, H, W].
+    ) -> Iterator[tuple[Checkpoint, int, int, np.ndarray]]:
+        """Of so many members, taken from the networks in turn: whose they are, the init time's number, the member's,
+        and normalised fields [L, D, H, W].
         """
         for place, (each, network, source) in enumerate(zip(self.trained, networks, sources)):
-            spec, mine = each.checkpoint.spec, range(place, members, len(networks))
+            mine = range(place, members, len(networks))
             rows = list(product(range(len(init_times)), mine))
             most = len(self.pieces[0]) * len(mine)  # those of a whole piece
-            roll_out = partial(self._roll_out, network, spec, source, init_times)
+            roll_out = partial(self._roll_out, network, each.checkpoint.spec, source, init_times)
             for some, fields in at_once.parts(rows, roll_out, most=most):
                 for (at, member), fields_LDHW in zip(some, fields):
-                    yield spec, at, member, fields_LDHW
+                    yield each.checkpoint, at, member, fields_LDHW
 
     @cached_property
     def residuals(self) -> Residuals:

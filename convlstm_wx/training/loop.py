@@ -318,7 +318,7 @@ class Run:
 
         self.learner.fit_blend(self._validation_batches())
         loss = self.learner.validate(self._validation_batches(), watch)
-        self.progress.rmse[self.progress.epoch] = errors.rmse(self.processes)
+        self.progress.rmse[self.progress.epoch], self.progress.rain = errors.with_rain_means(self.processes)
         self.residuals = kept.residuals()
         return loss
 

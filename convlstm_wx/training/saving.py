@@ -54,6 +54,8 @@ class Progress:
         history: one row per finished epoch.
         rmse: of the validation windows, by finished epoch, channel and lead time, in the file's units.
         persistence_rmse: the same of persistence.
+        rain: what it rained on average, found in the latest validation; see
+            :attr:`~convlstm_wx.data.rain.RainMeans.by_channel`.
     """
 
     epoch: int = 1
@@ -71,6 +73,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     rmse: dict[int, Rmse] = field(default_factory=dict)
     persistence_rmse: Rmse = field(default_factory=dict)
+    rain: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 # Checkpoints of a run

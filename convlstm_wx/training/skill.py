@@ -11,6 +11,7 @@ from convlstm_wx.conventions import physical_limits
 from convlstm_wx.data.loaders import TensorBatch
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.distributed import Processes
+from convlstm_wx.training.rain import RainFit, RainNumbers
 
 Rmse = dict[str, list[float]]  # by channel, one number for each lead time
 
@@ -44,16 +45,29 @@ class PhysicalErrors:
         self.limits = {index: each for index, each in enumerate(limits) if each is not None}
         self.sums_2LD = np.zeros((2, spec.lead_steps, len(spec.targets)))
         self.seen = 0
+        self.rain_fit = RainFit([spec.targets[index].name for index in self.millimetres], spec.lead_steps)
 
     def add(self, forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
         """Take in the forecasts of the next windows, normalised."""
         init_B1 = self._next(batch)
-        self._add(self._physical(forecast_BLDHW.float(), init_B1 + self.lead_times), init_B1, batch)
+        forecast_BLDHW = self._physical(forecast_BLDHW.float(), init_B1 + self.lead_times)
+        truth_BLDHW, valid_BLDHW = self._truth(init_B1, batch)
+        self._add(forecast_BLDHW, truth_BLDHW, valid_BLDHW)
+        emphasis_BLDHW = batch.emphasis_BLDHW
+        for place, (index, factor) in enumerate(self.millimetres.items()):
+            self.rain_fit.add(
+                place,
+                forecast_BLDHW[:, :, index] * factor,
+                truth_BLDHW[:, :, index] * factor,
+                valid_BLDHW[:, :, index] * self.area_H1,
+                None if emphasis_BLDHW is None else emphasis_BLDHW[:, :, index],
+            )
 
     def add_persistence(self, _: Tensor, batch: TensorBatch) -> None:
         """Take in what the last fields of the next windows say of all lead times."""
         init_B1 = self._next(batch)
-        self._add(self._physical(batch.x_BTCHW[:, -1:, self.target_indices], init_B1), init_B1, batch)
+        last_B1DHW = self._physical(batch.x_BTCHW[:, -1:, self.target_indices], init_B1)
+        self._add(last_B1DHW, *self._truth(init_B1, batch))
 
     def rmse(self, processes: Processes) -> Rmse:
         """By channel and lead time, over the windows of all processes; NaN where no point was valid."""
@@ -61,16 +75,26 @@ class PhysicalErrors:
         mean_LD = np.divide(squares, weights, out=np.full_like(squares, np.nan), where=weights > 0)
         return {channel.name: np.sqrt(mean_LD[:, index]).tolist() for index, channel in enumerate(self.targets)}
 
+    def with_rain_means(self, processes: Processes) -> tuple[Rmse, RainNumbers]:
+        """The same of forecasts whose precipitation is turned into means, and the numbers that do that."""
+        found, rmse_RL = self.rain_fit.means(self.seen, processes)
+        factors = self.millimetres.values()
+        rain = {name: (of_L / factor).tolist() for name, of_L, factor in zip(found, rmse_RL, factors)}
+        return self.rmse(processes) | rain, found
+
     def _next(self, batch: TensorBatch) -> np.ndarray:
         numbers = np.arange(self.seen, self.seen + len(batch.x_BTCHW))
         self.seen += len(numbers)
         return self.init_times[numbers.clip(max=len(self.init_times) - 1), None]  # the last batch may be filled up
 
-    def _add(self, forecast_BLDHW: Tensor, init_B1: np.ndarray, batch: TensorBatch) -> None:
-        error = forecast_BLDHW - self._physical(batch.y_BLDHW, init_B1 + self.lead_times)
-        valid = batch.valid_BLDHW * self._known(batch)
-        error = torch.where(valid > 0, error, 0)
-        sums = [(values * self.area_H1).sum(dim=(0, 3, 4)) for values in (error.square_(), valid)]
+    def _truth(self, init_B1: np.ndarray, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """In the file's units, and where it is known and persistence has a value too."""
+        valid_BLDHW = batch.valid_BLDHW * self._known(batch)
+        return self._physical(batch.y_BLDHW, init_B1 + self.lead_times), valid_BLDHW
+
+    def _add(self, forecast_BLDHW: Tensor, truth_BLDHW: Tensor, valid_BLDHW: Tensor) -> None:
+        error = torch.where(valid_BLDHW > 0, forecast_BLDHW - truth_BLDHW, 0)
+        sums = [(values * self.area_H1).sum(dim=(0, 3, 4)) for values in (error.square_(), valid_BLDHW)]
         self.sums_2LD += torch.stack(sums).cpu().numpy()
 
     def _known(self, batch: TensorBatch) -> Tensor:
