@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 FORMAT = "convlstm_wx checkpoint"
 RESUMABLE = ("interrupted.pt", "last.pt", "epoch_[0-9]*.pt", "best.pt")  # of equally far ones the first is taken
 FORMAT_VERSION = 2
-BEFORE_IT_WAS_A_SETTING = {"blend": "none"}  # what runs did whose checkpoints lack the setting
+BEFORE_IT_WAS_A_SETTING = {"blend": "none", "lead_weighting": 0.0}  # what runs did whose checkpoints lack the setting
 
 
 class DamagedError(CheckpointError):

@@ -16,7 +16,7 @@ from convlstm_wx.data.inputs import prepare_training
 from convlstm_wx.data.rain import rain_emphasis
 from convlstm_wx.data.splits import TRAIN
 from convlstm_wx.errors import ConfigError
-from convlstm_wx.training.losses import WeightedLoss, pointwise, target_weights
+from convlstm_wx.training.losses import WeightedLoss, lead_weights, pointwise, target_weights
 from tests.region_files import region, write
 from tests.test_training_parts import a_learner, batches_of
 
@@ -111,6 +111,35 @@ def test_a_variable_that_counts_double_costs_double():
 def test_weights_of_what_is_not_forecast_are_refused(entries, message):
     with pytest.raises(ConfigError, match=message):
         target_weights(entries, TARGETS)
+
+
+# Lead times
+
+
+def test_lead_times_count_as_a_power_of_their_number_and_on_average_one():
+    weights = lead_weights(4, 1.0)
+    assert weights.shape == (4, 1, 1, 1)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert (weights[0] / weights).flatten().tolist() == pytest.approx([1, 2, 3, 4])
+    assert lead_weights(3, 0.0).flatten().tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("with_emphasis", [False, True])
+def test_training_weights_lead_times_and_validation_takes_all_alike(with_emphasis):
+    alike, weighted = a_learner(), a_learner()
+    weighted.lead_power = 2.0
+    (batch,) = batches_of([3])
+    if with_emphasis:
+        batch = batch._replace(emphasis_BLDHW=1 + batch.y_BLDHW.abs())
+    by_lead = []
+    for lead in range(2):
+        valid = batch.valid_BLDHW.clone()
+        valid[:, 1 - lead] = 0
+        by_lead.append(float(alike.error(batch._replace(valid_BLDHW=valid), with_noise=False)[0]))
+    error, points = weighted.error(batch, with_noise=False)
+    assert float(error) == pytest.approx((by_lead[0] + by_lead[1] / 4) / 0.625, rel=1e-6)
+    assert float(points) == float(alike.error(batch, with_noise=False)[1])
+    assert weighted.validate([batch]) == pytest.approx(alike.validate([batch]), rel=1e-9)
 
 
 # Rain

@@ -35,7 +35,7 @@ AUDITED_GROUPS = ("Network", "Training", "Device")
 # Settings that change numbers, but not what is computed.
 NEUTRAL = {
     *("learning_rate", "weight_decay", "num_epochs", "early_stopping_patience", "seed", "device", "use_amp"),
-    *("huber_delta", "plateau_factor", "plateau_patience"),
+    *("huber_delta", "plateau_factor", "plateau_patience", "lead_weighting"),
     *("amp_dtype", "tf32", "memory_cap", "auto_batch", "members"),
     "compile",  # not on MPS
     "init_from",

@@ -402,6 +402,7 @@ def _make_learner(
         processes=processes,
         noise_C11=(config.input_noise * torch.cat([scale, masks]))[:, None, None].to(policy.device),
         clip_norm=config.gradient_clip_norm,
+        lead_power=config.lead_weighting,
     )
 
 

@@ -135,6 +135,15 @@ def target_weights(entries: Sequence[str], targets: Sequence[Channel]) -> Tensor
     return weights_D / weights_D.mean()
 
 
+def lead_weights(leads: int, power: float) -> Tensor:
+    """How much each lead time counts, [L, 1, 1, 1] and mean 1, falling with the power of its number.
+
+    Errors far ahead are large and mostly chance: weighted alike they are most of a gradient, and its noise.
+    """
+    weights_L = torch.arange(1, leads + 1, dtype=torch.float32) ** -power
+    return (weights_L / weights_L.mean())[:, None, None, None]
+
+
 def persistence(x_BTCHW: Tensor, target_indices: list[int], lead_steps: int) -> Tensor:
     """The last input state at every lead time: what the network starts from, [B, L, D, H, W]."""
     last_B1DHW = x_BTCHW[:, -1:, target_indices]

@@ -18,7 +18,7 @@ from convlstm_wx.distributed import Processes
 from convlstm_wx.models.network import Network
 from convlstm_wx.training.averaging import AveragedWeights
 from convlstm_wx.training.blending import BlendFit
-from convlstm_wx.training.losses import WeightedLoss, mean_loss, persistence
+from convlstm_wx.training.losses import WeightedLoss, lead_weights, mean_loss, persistence
 from convlstm_wx.training.memory import fitting
 
 Watch = Callable[[Tensor, TensorBatch], None]  # is shown each forecast [B, L, D, H, W] of a pass with its batch
@@ -71,6 +71,7 @@ class Learner:
 
     Attributes:
         noise_C11: standard deviation of the noise that training adds to each input channel (0 for masks).
+        lead_power: of :func:`~convlstm_wx.training.losses.lead_weights`, for training alone.
         gradient_norm: of the newest step, before it was clipped.
     """
 
@@ -83,6 +84,7 @@ class Learner:
     processes: Processes
     noise_C11: Tensor
     clip_norm: float
+    lead_power: float = 0.0
     gradient_norm: float = math.nan
 
     def learn(
@@ -134,7 +136,7 @@ class Learner:
         self.scaler = self.policy.make_scaler()
 
     def error(self, batch: TensorBatch, *, with_noise: bool, truth_share: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Sums of the loss and of its weights over a batch."""
+        """Sums of the loss, lead times weighted, and of its weights over a batch."""
         x = batch.x_BTCHW
         if with_noise:
             x = x + self.noise_C11 * torch.randn_like(x)
@@ -143,7 +145,10 @@ class Learner:
                 forecast = forecast_told_the_truth(self.network, x, batch, truth_share)
             else:
                 forecast = self.network(x, batch.forcing_BSFHW, batch.upstream)
-        return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW, batch.emphasis_BLDHW)
+        emphasis = lead_weights(forecast.shape[1], self.lead_power).to(batch.y_BLDHW)
+        if batch.emphasis_BLDHW is not None:
+            emphasis = emphasis * batch.emphasis_BLDHW
+        return self.loss(forecast, batch.y_BLDHW, batch.valid_BLDHW, emphasis)
 
     def _descend(self, learning_rate: float, loss: float) -> bool:
         """Clip and step; False if the loss or the gradient is not finite: then nothing changes."""

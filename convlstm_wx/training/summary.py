@@ -70,6 +70,8 @@ def _learning(config: TrainConfig) -> Iterator[str]:
     yield f"loss {config.loss}" + (f" with delta {config.huber_delta:g}" if config.loss == "huber" else "")
     if config.variable_weights:
         yield f"weights {' '.join(config.variable_weights)}, of the others 1"
+    if config.lead_weighting and config.lead_steps != 1:
+        yield f"lead times count as their number to the power of {-config.lead_weighting:g}; in validation all alike"
     for threshold, weight in parse_rain_weights(config.rain_weights).items():
         yield f"errors of precipitation count {weight:g} where it reached {threshold:g} mm per step"
     falls = "along a cosine"
