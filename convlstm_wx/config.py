@@ -186,7 +186,7 @@ class TrainConfig:
         (), "Training", "how much variables or channels count: t2m=2 z@500hPa=0.5 (default: all 1)", shape="many"
     )
     lead_weighting: float = _option(
-        1.0,
+        2.0,
         "Training",
         "errors n steps ahead count as n to the power of minus this while training, as far ahead chance rules; 0: all "
         "lead times alike, as in validation",
