@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "conventions": 1,
     "files": 1,
+    "memory": 1,
     "gridfiles": 2,
     "pieces": 2,
     "config": 2,

@@ -12,7 +12,7 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.inputs import TrainingInputs, prepare_training
 from convlstm_wx.data.loaders import in_batches, load_batches
 from convlstm_wx.data.splits import TRAIN
-from convlstm_wx.data.store import FileArray, allocate_in_file
+from convlstm_wx.data.store import FileArray, allocate_in_file, memory_budget_bytes
 from convlstm_wx.errors import DataError
 from tests.region_files import region, write
 
@@ -106,6 +106,19 @@ def test_other_options_have_a_cache_of_their_own(path, tmp_path, changes):
     prepared(path, tmp_path)
     prepared(path, tmp_path, **changes)
     assert len(caches(tmp_path)) == 2
+
+
+def test_a_store_that_says_it_was_updated_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("convlstm_wx.data.cache.fingerprint", lambda files: [["gs://bucket/store.zarr"]])  # no more
+    for number, stop in enumerate(["2001-07-19", "2001-07-19", "2001-08-01"]):
+        prepared(write(region(days=200).assign_attrs(valid_time_stop=stop), tmp_path / f"{number}.nc"), tmp_path)
+    assert len(caches(tmp_path)) == 2
+
+
+def test_the_default_budget_is_half_of_what_there_is(monkeypatch):
+    monkeypatch.setattr("convlstm_wx.data.store.memory_bytes", lambda: 1000)  # of a container, say
+    assert memory_budget_bytes(None) == 500
+    assert memory_budget_bytes(0.5) == 2**29
 
 
 def test_options_that_do_not_touch_the_array_share_a_cache(path, tmp_path):

@@ -22,9 +22,9 @@ from convlstm_wx.data.inputs import prepare_training
 from convlstm_wx.device import choose_device
 from convlstm_wx.distributed import Processes
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.memory import MemoryLimit, memory_bytes, memory_limits
 from convlstm_wx.models.build import NETWORKS
 from convlstm_wx.training.loop import MOST_SKIPPED_IN_HALF, MOST_SKIPPED_STEPS, Run
-from convlstm_wx.training.machine import MemoryLimit, memory_limits
 from convlstm_wx.training.memory import DoesNotFitError
 from convlstm_wx.training.plan import free_bytes
 from convlstm_wx.training.probe import probe
@@ -198,6 +198,7 @@ def test_memory_that_is_free_is_no_more_than_a_container_gives(tmp_path, monkeyp
     limits = memory_limits(tmp_path, tmp_path / "own")
     assert limits == [MemoryLimit(1000, 450)]
     assert memory_limits(tmp_path / "none", tmp_path / "none/own") == []
+    assert memory_bytes(tmp_path, tmp_path / "own") == 1000
     monkeypatch.setattr("convlstm_wx.training.plan.memory_limits", lambda: limits)
     assert free_bytes(choose_device("cpu"), Processes(local_size=2)) == 180  # four fifths of it, for each of two
 

@@ -18,6 +18,7 @@ from convlstm_wx.device import choose_device
 from convlstm_wx.distributed import joined
 from convlstm_wx.errors import TrainingError
 from convlstm_wx.report import survey
+from convlstm_wx.report.maps import Look
 from convlstm_wx.training import plan as planning
 from convlstm_wx.training import probe as probing
 from convlstm_wx.training.loop import Run
@@ -291,6 +292,25 @@ def test_gaps_and_missing_values_cost_the_windows_that_hold_them(tmp_path):
 # The probe
 
 
+def test_monthly_means_are_told_as_what_they_are(tmp_path, capsys):
+    months = np.arange("1980-01", "1990-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    path = write(region(days=120).assign_coords(time=months), tmp_path / "region.nc")
+    assert inspect(path) == 2
+    said = capsys.readouterr().out
+    assert "50 times closer to the one before than 31 d" in said
+    assert "no gaps" not in said
+    assert "the uneven steps in time, told above" in said
+    assert "not ready: the 120 times of the data" in said
+
+
+def test_a_store_that_lists_its_variables_in_any_order_gives_one(tmp_path, monkeypatch):
+    region(days=20).to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False)
+    there = xr.open_dataset
+    for names in (["tp", "t2m"], ["t2m", "tp"]):
+        monkeypatch.setattr(xr, "open_dataset", lambda *a, names=names, **k: there(*a, **k)[names])
+        assert list(open_dataset([tmp_path / "a.zarr"]).data_vars) == ["t2m", "tp"]
+
+
 def test_training_after_a_probe_is_training_without(path, tmp_path):
     weights = []
     for name, probed in (("plain", False), ("probed", True)):
@@ -419,6 +439,20 @@ def test_of_rain_a_wet_field_is_shown(tmp_path):
     ds["tp"][91:97] = 0.001
     found = overview(ds, tmp_path, "tp")
     assert found.example_HW.max() == pytest.approx(0.001)
+
+
+def test_rain_that_falls_everywhere_has_evenly_spaced_colours():
+    look = Look.of(Channel("tp"), {"units": "m"})
+    everywhere, here_and_there = np.linspace(1e-4, 1e-3, 50), np.append(np.zeros(40), np.geomspace(1e-5, 1e-3, 10))
+    np.testing.assert_allclose(np.diff(survey._levels(everywhere, look)), 1e-4, rtol=0.6)
+    assert survey._levels(here_and_there, look).tolist() == look.levels(here_and_there).tolist()
+    assert survey._levels(np.full(3, np.nan), look).size > 1
+
+
+def test_colour_bars_about_zero_have_the_same_numbers_on_both_sides():
+    assert survey._ticks(np.array([-3, -2, -1, 1, 2, 3])).tolist() == [-3, -1, 1, 3]
+    assert survey._ticks(np.array([-2, -1, 1, 2])).tolist() == [-2, 2]
+    assert survey._ticks(np.array([0, 1, 2, 3, 4])).tolist() == [0, 2, 4]
 
 
 def test_lines_stop_at_gaps():

@@ -271,6 +271,20 @@ def test_the_axes_are_told_as_they_are():
     assert not account.projected
 
 
+@pytest.mark.parametrize(
+    ("north", "east", "told"),
+    [
+        (1, 1, "every degree"),
+        (2, 2, "every 2 degrees"),
+        (0.5, 0.625, "every 0.5 (north) x 0.625 (east) degrees"),
+    ],
+)
+def test_the_spacing_is_told_as_people_say_it(north, east, told):
+    ds = xr.concat([dataset(np.arange(8), width=4), dataset(np.arange(8), width=4)], "lat", combine_attrs="override")
+    ds = ds.assign_coords(lat=50 + north * np.arange(2.0), lon=east * np.arange(4.0))
+    assert check(ds, [Channel("t2m")]).grid().endswith(f" degrees east, {told}")
+
+
 def test_a_projected_grid_says_that_areas_are_equal():
     ds = dataset(np.arange(8), width=4)
     mesh = (("lat", "lon"), np.full((1, 4), 50.0))

@@ -80,6 +80,12 @@ def test_what_is_missing_does_not_count_and_nothing_known_changes_nothing():
     assert np.isnan(rmse).all()
 
 
+def test_a_forecast_that_is_no_number_changes_nothing():
+    forecast = drawn()
+    forecast[7] = np.nan
+    assert (fitted(forecast, drawn(1))[0] == [0, 1, 0]).all()
+
+
 def test_emphasised_rain_counts_more_for_the_numbers_and_not_for_the_error():
     forecast, truth = np.ones(SHAPE), np.ones(SHAPE)
     truth[::2] = 3

@@ -133,7 +133,42 @@ def test_a_mesh_that_is_really_regular_is_read_as_a_grid(opened):
     assert opened(mesh).equals(opened(regular))
 
 
+@pytest.mark.parametrize(
+    ("axis", "units", "values"),
+    [
+        ("lat", "radians", np.radians([1.0, 2.0, 3.0])),
+        ("lat", "degrees_south", [-1.0, -2.0, -3.0]),
+        ("lon", "Radian", np.radians([10.0, 20.0])),
+        ("lon", "degrees_west", [-10.0, -20.0]),
+        ("lon", "degreesW", [350.0, 340.0]),
+    ],
+)
+def test_degrees_are_north_and_east_whatever_the_file_counts_in(opened, axis, units, values):
+    dataset = small()
+    dataset[axis] = (axis, values, {"units": units})
+    read = opened(dataset)
+    np.testing.assert_allclose(read[axis] % 360, small()[axis], atol=1e-6)
+    assert read["t2m"].values.tolist() == opened(small())["t2m"].values.tolist()
+
+
 # Levels
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs"),
+    [
+        ((1.0, 2.0), {}),
+        ((10.0, 20.0), {"standard_name": "model_level_number"}),
+        ((10.0, 20.0), {"standard_name": "atmosphere_hybrid_sigma_pressure_coordinate"}),
+        ((0.5, 1.0), {"long_name": "sigma", "units": "1"}),
+    ],
+)
+def test_levels_of_a_model_are_no_pressures(opened, caplog, values, attrs):
+    dataset = with_levels(values, units=None)
+    dataset["level"].attrs = attrs
+    dataset["z"] = dataset["t2m"].isel(level=0, drop=True)
+    assert list(opened(dataset).data_vars) == ["z"]
+    assert "'t2m' has more than one value along level (2)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,12 @@ def test_too_short_a_record_says_how_many_times_it_needs(steps):
     assert "\n" not in str(raised.value)
 
 
+def test_calendar_months_are_no_equal_steps_and_that_is_said():
+    months = np.arange("1980-01", "2000-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    with pytest.raises(DataError, match=r"leave no window .*: they are 28 d to 31 d apart, but a window needs equal"):
+        make_split(months, window_steps=WINDOW)
+
+
 # What holds for every split
 
 

@@ -71,7 +71,8 @@ def test_times_that_the_upstream_file_lacks_are_in_no_window_and_told(path, tmp_
     ("change", "message"),
     [
         (lambda d: d.assign_coords(time=d["time"] + np.timedelta64(3650, "D")), "hold none of the training times"),
-        (lambda d: d.assign(sst=d["sst"] * np.nan), "sst"),
+        (lambda d: d.assign(sst=d["sst"] * np.nan), r"'sst' are missing. Leave it out with --upstream-variables"),
+        (lambda d: d.assign(sst=d["sst"].where(d["time"] > np.datetime64("2001-07-01"))), "sst"),
         (lambda d: (d * 0 + 4).assign_attrs(d.attrs), "constant in training, so it would be silently inactive"),
     ],
 )
@@ -90,6 +91,29 @@ def test_a_constant_upstream_box_is_refused(tmp_path):
     path = write(dataset, tmp_path / "region.nc")
     with pytest.raises(DataError, match=r"upstream region .* silently inactive"):
         prepared(path, target_region=(48.0, 60.0, -2.0, 6.0), upstream_region=((48.0, 60.0, -10.0, -5.0),))
+
+
+@pytest.mark.parametrize("hours", [48, 36])
+def test_an_upstream_file_of_longer_steps_leaves_no_window_and_that_is_told(path, tmp_path, capsys, hours):
+    upstream = upstream_region().isel(time=slice(None, None, hours // 6))
+    other = write(upstream, tmp_path / "west.nc")
+    options = ["--include-upstream", "--upstream-data", str(other), "--input-steps", "3", "--lead-steps", "2"]
+    assert main(["inspect", "--data", str(path), *options, "--device", "cpu"]) == 2
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("not ready: region.nc: no training window of 5 consecutive complete times")
+    assert "of 200 times are missing there" in said
+
+
+def test_what_is_odd_in_an_upstream_box_alone_is_told(tmp_path):
+    dataset = region(days=200)
+    dataset["tp"][:, :, :3] = 0
+    dataset["t2m"][7, 2, 1] = -9999
+    path = write(dataset, tmp_path / "region.nc")
+    inputs = prepared(path, target_region=(48.0, 60.0, -2.0, 6.0), upstream_region=((48.0, 60.0, -10.0, -5.0),))
+    told = [note.partition(": ")[2] for note in inputs.notes[1:]]
+    assert "tp is constant (0): there is nothing to learn from it" in told
+    assert any("t2m has 1 of " in note and "outside of the plausible range" in note for note in told)
+    assert not inputs.account.warnings()
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def told(findings: Findings, config: TrainConfig) -> Iterator[str]:
         yield from _section("Memory", _memory(findings.plan, config))
         yield from _section("One training batch", _batch(findings.plan))
     if account is not None:
-        notes = ["the gaps in time, listed above"] if account.time_warnings() else []
+        what = "gaps" if account.gaps else "uneven steps"
+        notes = [f"the {what} in time, told above"] if account.time_warnings() else []
         yield from _section("To look at", notes + account.channel_warnings() or ["nothing unusual"])
 
 
@@ -110,7 +111,7 @@ def _time(account: "Account") -> Iterator[str]:
         yield f"{count(account.irregular_steps, 'time')} closer to the one before than {account.step}"
     lost = sum(gap.missing_steps for gap in account.gaps)
     if not account.gaps:
-        yield "no gaps"
+        yield from [] if account.irregular_steps else ["no gaps"]
         return
     yield f"{count(len(account.gaps), 'gap')}, {count(lost, 'step')} missing in all:"
     yield from (_INDENT + gap.line() for gap in account.gaps[:_MOST_GAPS_LISTED])

@@ -44,7 +44,8 @@ def add(subparsers: Any) -> None:
         metavar="N",
         type=positive,
         default=0,
-        help="fill gaps of at most N steps on a line between the observed values (default: off)",
+        help="fill gaps of at most N steps on a line between the observed values; a time that the data do not have at "
+        "all is not made up (default: off)",
     )
     changes.add_argument(
         "--fill-space",

@@ -280,12 +280,10 @@ def _units_in_words(units: str | None) -> str:
 def _spacing(lat: Axis, lon: Axis) -> str:
     if lat.spacing is None or lon.spacing is None:
         return ", unevenly spaced" if max(lat.points, lon.points) > 2 else ""
-    by = {f"{lat.spacing:.4g}", f"{lon.spacing:.4g}"}
-    return (
-        f", every {by.pop()} degree{'' if by == {'1'} else 's'}"
-        if len(by) == 1
-        else (f", every {lat.spacing:.4g} (north) x {lon.spacing:.4g} (east) degrees")
-    )
+    north, east = f"{lat.spacing:.4g}", f"{lon.spacing:.4g}"
+    if north != east:
+        return f", every {north} (north) x {east} (east) degrees"
+    return ", every degree" if north == "1" else f", every {north} degrees"
 
 
 def _on_levels(name: str, group: Sequence[ChannelAccount]) -> str:

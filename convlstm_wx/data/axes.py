@@ -5,6 +5,7 @@ jump. Only coordinates are read here, never fields. Times are in times.py, grids
 projection.py.
 """
 
+import re
 from collections.abc import Iterator
 
 import cf_xarray  # noqa: F401  (adds the .cf accessor)
@@ -30,6 +31,13 @@ _WORDS = {
     "init_time": "init_time axis",
     "lead_time": "lead_time axis",
 }
+# Other units of latitudes and longitudes, lower case: how many degrees north or east one is.
+_DEGREES = {
+    **dict.fromkeys(("radian", "rad", "radian_north", "radian_east"), 180 / np.pi),
+    **dict.fromkeys(("degrees_west", "degree_west", "degrees_w", "degree_w", "degreew", "degreesw"), -1.0),
+    **dict.fromkeys(("degrees_south", "degree_south", "degrees_s", "degree_s"), -1.0),
+}
+_NO_PRESSURE = re.compile(r"model|hybrid|sigma|eta\b|theta|height|altitude|depth|layer", re.IGNORECASE)
 _HIGHEST_HPA = 2_000  # a larger number without units is a pressure in Pa
 _TOLERANCE_DEG = 1e-4
 _NEEDS_PLACES = (
@@ -75,7 +83,18 @@ def _of_all_times(place: xr.DataArray) -> xr.DataArray:
 
 
 def _coordinates(dataset: xr.Dataset, axis: str) -> Iterator[xr.DataArray]:
-    return (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
+    found = (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
+    return (_in_degrees(values) for values in found) if axis in ("lat", "lon") else found
+
+
+def _in_degrees(values: xr.DataArray) -> xr.DataArray:
+    """Radians, degrees west and degrees south as degrees east and north; others as they are."""
+    units = str(values.attrs.get("units", "")).strip().lower()
+    factor = _DEGREES.get(units, _DEGREES.get(units.removesuffix("s")))
+    if factor is None or values.dtype.kind not in "fiu":
+        return values
+    # Rounded to a decimetre, so that 52 degrees are not 52.00000000000001.
+    return (values.astype(np.float64) * factor).round(6).assign_attrs(values.attrs | {"units": "degrees"})
 
 
 def _candidates(dataset: xr.Dataset, axis: str) -> list[str]:
@@ -94,8 +113,20 @@ def _suits(values: xr.DataArray, axis: str) -> bool:
     units = normalise_units(values.attrs.get("units", ""))
     if axis == "level":
         named = str(values.name).lower() in AXIS_ALIASES["level"]
-        return values.ndim == 1 and (unit_conversion(units, "hPa") is not None or (units == "1" and named))
+        return values.ndim == 1 and (
+            unit_conversion(units, "hPa") is not None or (units == "1" and named and not _numbers_levels(values))
+        )
     return axis.endswith("time") or (values.dtype.kind in "fiu" and unit_conversion(units, "m") is None)
+
+
+def _numbers_levels(values: xr.DataArray) -> bool:
+    """Whether a level without units counts the levels of a model: these are no pressures."""
+    told = f"{values.attrs.get('standard_name', '')} {values.attrs.get('long_name', '')}"
+    if values.dtype.kind not in "fiu" or "pressure" in told.replace("sigma_pressure", ""):
+        return False
+    return bool(_NO_PRESSURE.search(told)) or (
+        values.size > 1 and np.array_equal(np.sort(values.values), np.arange(1, values.size + 1))
+    )
 
 
 def axis_of(place: xr.DataArray | None) -> xr.DataArray | None:

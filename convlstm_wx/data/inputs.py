@@ -139,7 +139,9 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
         built.append((source, complete))
         accounts.append(account)
     for each, account in zip(upstream, accounts[1:]):
-        notes += [f"upstream {source_of(each.data)}: {text}" for text in account.warnings() if each.files]
+        where = f"upstream {source_of(each.data)}" if each.files else each.role
+        # Of a part of the main data the times are those of the target, and told with it.
+        notes += [f"{where}: {text}" for text in (account.warnings() if each.files else account.channel_warnings())]
     spec = DataSpec(
         target=regions[0],
         upstream=tuple(regions[1:]),

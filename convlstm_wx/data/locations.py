@@ -147,7 +147,13 @@ def open_raw(location: Location, *, with_dask: bool, decode_times: bool = False)
         raise DataError(
             f"{location.address}: no variables are listed there; a store behind an address needs consolidated metadata"
         )
-    return dataset
+    return _by_name(dataset) if location.is_store else dataset
+
+
+def _by_name(dataset: xr.Dataset) -> xr.Dataset:
+    """The variables in the order of their names: that of a folder's entries is another on another disk."""
+    names = sorted(dataset.data_vars, key=str)
+    return dataset.drop_vars(names).assign({name: dataset[name] for name in names})
 
 
 def _handle(path: Path) -> CachingFileManager:

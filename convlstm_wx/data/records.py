@@ -10,7 +10,7 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN
 from convlstm_wx.data.store import Array
-from convlstm_wx.data.windows import Source
+from convlstm_wx.data.windows import Source, init_indices
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear.inverse_model import InverseModel, TooLittleError, fit
 
@@ -85,6 +85,9 @@ def fit_linear(
     """
     if config.blend == "none":
         return None
+    steps = {"input_steps": spec.input_steps, "lead_steps": spec.lead_steps}
+    if not init_indices(times, spec.step, complete_N & (roles_N == TRAIN), **steps).size:
+        return None  # no network can be trained either, which is told where windows are counted
     records, weights = {}, {}
     for names, region, source in zip(channel_names(spec), (spec.target, *spec.upstream), sources):
         for channel, (name, mask) in enumerate(zip(names, region.statistics.mask_indices)):

@@ -77,7 +77,8 @@ class RegionInput:
             yield
         except DataError as error:
             role = "" if self.role == TARGET else f", {self.role}"
-            raise DataError(f"{source_of(self.data)}{role}: {error}") from error
+            text = str(error).replace("--variables", "--upstream-variables") if self.files else str(error)
+            raise DataError(f"{source_of(self.data)}{role}: {text}") from error
 
 
 def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
@@ -98,6 +99,7 @@ def prepare(
         "training": training_N,
         "grid": [each.data["lat"].values.tolist(), each.data["lon"].values.tolist()],
         "static": static_fields(each.data),
+        "texts": each.data.attrs.get("texts", {}),  # of a store on the net all that tells of new values
     }
     cache = Cache(folder, each.paths, depends_on)
     if not cache.exists():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convlstm_wx.data.account import count
-from convlstm_wx.data.reading import time_step
+from convlstm_wx.data.reading import describe_step, time_step
 from convlstm_wx.errors import ConfigError, DataError
 
 TRAIN, VALIDATION, HELD_OUT, UNUSED = 0, 1, 2, -1
@@ -24,6 +24,7 @@ Spans = tuple[tuple[str, str], ...]
 
 SHARE = 0.15  # of the times, for validation and for held out each
 FEWEST_MONTHS = 7  # a record of fewer is split by time
+FEWEST_EQUAL_STEPS = 0.8  # of all: else the record has no time step, whatever its length
 _NEVER = np.datetime64("NaT", "s")
 _DATE = r"\d{4}(?:-\d{2}(?:-\d{2})?)?"
 _PERIOD = re.compile(rf"^(?P<first>{_DATE})(?::(?P<last>{_DATE}))?$")
@@ -272,6 +273,12 @@ def _no_window(times: np.ndarray, role: str, window_steps: int, *, asked: bool) 
     first, last = times[[0, -1]].astype("datetime64[m]")
     found = f"the {len(times)} times of the data ({first} to {last}) leave no window of {window_steps} steps for "
     found += {"train": "training", "validation": "validation", "held_out": "holding out"}[role]
+    steps = np.diff(times)
+    if np.mean(steps == time_step(times)) < FEWEST_EQUAL_STEPS:
+        return DataError(
+            f"{found}: they are {describe_step(steps.min())} to {describe_step(steps.max())} apart, but a window needs "
+            "equal steps, which calendar months are not. Give data at times that are equally far apart."
+        )
     if asked:
         return ConfigError(f"{found}. Choose other --held-out-months or --validation-months, or fewer --input-steps.")
     return DataError(

@@ -13,15 +13,14 @@ import numpy as np
 
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
+from convlstm_wx.memory import memory_bytes
 
 SLICE_BYTES = 256 * 2**20
 
 
 def memory_budget_bytes(gigabytes: float | None) -> int:
-    """The --memory-budget in bytes; by default half of the machine's memory."""
-    if gigabytes is not None:
-        return int(gigabytes * 2**30)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """The --memory-budget in bytes; by default half of the memory that there is."""
+    return memory_bytes() // 2 if gigabytes is None else int(gigabytes * 2**30)
 
 
 def time_slices(array_shape: Sequence[int], most_bytes: int = SLICE_BYTES) -> Iterator[slice]:

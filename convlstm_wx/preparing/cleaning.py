@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convlstm_wx.conventions import KnownVariable, recognise, unit_conversion
+from convlstm_wx.conventions import KnownVariable, normalise_units, recognise, unit_conversion
 from convlstm_wx.errors import ConfigError
 
 # Packing and interpolation leave rain of -1e-9 mm. What is below zero by less than this share of the largest plausible
@@ -84,10 +84,11 @@ def plan_field(name: str, attrs: Mapping[str, Any], rules: Rules) -> FieldPlan:
         ConfigError: for units that cannot be had from the variable's own, naming both.
     """
     own = str(attrs.get("units", "1"))
-    units = rules.units.get(name, own)
+    asked = rules.units.get(name, own)
+    units = normalise_units(asked)  # one spelling: "C" is the coulomb in CF files
     conversion = (1.0, 0.0) if units == own else unit_conversion(own, units)
     if conversion is None:
-        raise ConfigError(f"--units {name}={units}: '{name}' is in '{own}', which cannot be converted to '{units}'")
+        raise ConfigError(f"--units {name}={asked}: '{name}' is in '{own}', which cannot be converted to '{asked}'")
     known = recognise(name, attrs)
     low, high, rounding = _plausible(known, units)
     if name in rules.bounds:

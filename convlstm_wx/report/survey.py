@@ -6,7 +6,7 @@ highest value of every field are shown, so that a wrong one stands out. Shapes: 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from convlstm_wx.report.maps import Look, corners, degree_axes
 DPI = 120
 READ_BYTES = 128e6
 MOST_TIMES_DRAWN = 1_500  # of more, a line per month is drawn
+MOST_EVEN_RATIO = 20  # of the most to the least rain in a map whose colours are evenly spaced
 MISSING_COLOUR = "#d9d9d9"
 LINE_COLOUR = "#0072B2"
 
@@ -141,7 +142,7 @@ def draw(overview: Overview, dataset: xr.Dataset, path: Path) -> Path:
     }
     for column, (text, field_HW) in enumerate(fields.items()):
         panel = figure.add_subplot(grid[0, column])
-        _map(panel, lon, lat, field_HW, look)
+        _map(panel, lon, lat, field_HW, look, _levels(field_HW, look))
         panel.set_title(text, fontsize=10)
         panel.set_aspect(stretch)
     _series(figure.add_subplot(grid[1, :]), overview, look.units)
@@ -158,8 +159,14 @@ def _mesh(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray] | None:
     return lat, lon
 
 
-def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field_HW: np.ndarray, look: Look) -> None:
-    levels = look.levels(field_HW)
+def _levels(field_HW: np.ndarray, look: Look) -> np.ndarray:
+    """Of rain that falls everywhere, as in most means over time, evenly spaced: 1, 2, 5 would be one colour or two."""
+    there = field_HW[np.isfinite(field_HW)]
+    everywhere = look.is_rain and there.size and np.quantile(there, 0.005) * MOST_EVEN_RATIO > np.quantile(there, 0.995)
+    return (replace(look, is_rain=False) if everywhere else look).levels(field_HW)
+
+
+def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field_HW: np.ndarray, look: Look, levels: np.ndarray) -> None:
     norm = BoundaryNorm(levels, 256, extend="both")
     masked = np.ma.masked_invalid(field_HW)
     if lat.ndim == 2:
@@ -172,8 +179,17 @@ def _map(panel: Axes, lon: np.ndarray, lat: np.ndarray, field_HW: np.ndarray, lo
     assert panel.figure is not None
     bar = panel.figure.colorbar(cells, ax=panel, orientation="horizontal", pad=0.02, aspect=35)
     bar.ax.tick_params(labelsize=8)
-    bar.set_ticks(levels[::2].tolist(), labels=[f"{level:g}" for level in levels[::2]])
+    ticks = _ticks(levels)
+    bar.set_ticks(ticks.tolist(), labels=[f"{level:g}" for level in ticks])
     bar.set_label(look.units, fontsize=9)
+
+
+def _ticks(levels: np.ndarray) -> np.ndarray:
+    """Every other level; of those about 0, which lack it, the same on both sides."""
+    if levels[0] == -levels[-1]:
+        above = levels[levels > 0][::-2][::-1]
+        return np.concatenate([-above[::-1], above])
+    return levels[::2]
 
 
 def _series(panel: Axes, overview: Overview, units: str) -> None:

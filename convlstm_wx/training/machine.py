@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import torch
 
 from convlstm_wx.device import cpu_has_bf16, mps_surroundings
 from convlstm_wx.files import describe_bytes
+from convlstm_wx.memory import memory_bytes
 
 PACKAGE = "convlstm_wx"
 COMPILERS = ("cc", "gcc", "clang", "cl")
 HALF_FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "bf16", "asimd"}
-CGROUP = Path("/sys/fs/cgroup")
 LITTLE_MEMORY = 4 * 2**30
 
 
@@ -51,34 +50,6 @@ def look() -> Machine:
         **_versions(),
     }
     return Machine(facts, tuple(_advice()))
-
-
-def memory_bytes() -> int:
-    """Memory of the machine, or as much of it as a container gives."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *(limit.bytes for limit in memory_limits())])
-
-
-@dataclass(frozen=True)
-class MemoryLimit:
-    """What a container, or a job of a queue, may take, and what of that is left."""
-
-    bytes: int
-    left_bytes: int
-
-
-def memory_limits(root: Path = CGROUP, own: Path = Path("/proc/self/cgroup")) -> list[MemoryLimit]:
-    """Of this process's control group and those around it [Linux kernel, cgroup v2]; files that were read and can be
-    forgotten do not count as taken."""
-    lines = own.read_text().splitlines() if own.exists() else []
-    (place,) = [line[3:].strip("/") for line in lines if line.startswith("0::")] or [""]
-    limits = []
-    for group in (root / place, *(root / place).parents):
-        with suppress(OSError, ValueError, KeyError):  # no such file, "max", or another kernel's words
-            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            limits.append(MemoryLimit(limit, max(0, limit - used + int(statistics["inactive_file"]))))
-    return limits
 
 
 def _system() -> str:

@@ -13,8 +13,8 @@ from convlstm_wx.data.store import memory_budget_bytes
 from convlstm_wx.data.windows import init_indices
 from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
+from convlstm_wx.memory import memory_bytes, memory_limits
 from convlstm_wx.training.loop import Run
-from convlstm_wx.training.machine import memory_bytes, memory_limits
 from convlstm_wx.training.probe import Probe
 from convlstm_wx.training.summary import ROLES
 

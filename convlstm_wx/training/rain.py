@@ -61,8 +61,8 @@ class RainFit:
 
 def _coefficients(products_PP: np.ndarray, windows: float) -> np.ndarray:
     """a, b and c of the least mean square among those with which more rain is forecast where more was: b, c >= 0."""
-    if not products_PP[0, 0]:
-        return AS_FORECAST
+    if not products_PP[0, 0] or not np.isfinite(products_PP).all():
+        return AS_FORECAST  # nothing was valid; or the forecast is no number, which the loss tells
     inner, with_truth = products_PP[:RAIN_TERMS, :RAIN_TERMS], products_PP[:RAIN_TERMS, RAIN_TERMS]
     prior = np.diag(np.diag(inner)) * PRIOR_WINDOWS / max(windows, 1)
     inner, with_truth = inner + prior, with_truth + prior @ AS_FORECAST
