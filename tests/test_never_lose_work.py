@@ -286,7 +286,7 @@ def test_a_closed_pipe_ends_the_log_on_the_screen_and_not_the_run(data, tmp_path
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of Unix")
 def test_a_terminal_that_is_closed_is_a_request_to_stop_unless_nohup_says_otherwise(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Closed())
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
     try:
         with _stop_requests() as requested:
             signal.raise_signal(signal.SIGHUP)

@@ -44,7 +44,7 @@ class PhysicalErrors:
         limits = [physical_limits(channel.variable, attributes[channel.variable]) for channel in spec.targets]
         self.limits = {index: each for index, each in enumerate(limits) if each is not None}
         self.sums_2LD = np.zeros((2, spec.lead_steps, len(spec.targets)))
-        self.seen = 0
+        self.seen = self.windows = 0
         self.rain_fit = RainFit([spec.targets[index].name for index in self.millimetres], spec.lead_steps)
 
     def add(self, forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
@@ -53,6 +53,7 @@ class PhysicalErrors:
         forecast_BLDHW = self._physical(forecast_BLDHW.float(), init_B1 + self.lead_times)
         truth_BLDHW, valid_BLDHW = self._truth(init_B1, batch)
         self._add(forecast_BLDHW, truth_BLDHW, valid_BLDHW)
+        self.windows += int(batch.valid_BLDHW.flatten(1).any(dim=1).sum())  # others fill the batch up
         emphasis_BLDHW = batch.emphasis_BLDHW
         for place, (index, factor) in enumerate(self.millimetres.items()):
             self.rain_fit.add(
@@ -77,7 +78,7 @@ class PhysicalErrors:
 
     def with_rain_means(self, processes: Processes) -> tuple[Rmse, RainNumbers]:
         """The same of forecasts whose precipitation is turned into means, and the numbers that do that."""
-        found, rmse_RL = self.rain_fit.means(self.seen, processes)
+        found, rmse_RL = self.rain_fit.means(self.windows, processes)
         factors = self.millimetres.values()
         rain = {name: (of_L / factor).tolist() for name, of_L, factor in zip(found, rmse_RL, factors)}
         return self.rmse(processes) | rain, found
