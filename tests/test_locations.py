@@ -1,5 +1,6 @@
 """Addresses: a Zarr store behind a real server on this machine is read piece by piece; errors are one line."""
 
+import gc
 import http.server
 import threading
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from xarray.backends.file_manager import FILE_CACHE
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from convlstm_wx.data import locations
 from convlstm_wx.data.locations import Location, expand
@@ -206,6 +209,27 @@ def test_a_file_is_open_once_however_often_it_is_read(real_data):
         kept.append(dataset)
         if len(kept) > 20:
             kept.pop(int(chance.integers(len(kept))))
+
+
+def test_a_file_that_was_let_go_in_the_midst_of_reading_is_not_opened_twice(tmp_path):
+    """A garbage collection may come while the library is at work; xarray cannot close the file then."""
+    file = tmp_path / "region.nc"
+    small().to_netcdf(file)
+
+    def handles() -> int:
+        return sum(str(file.resolve()) in str(key) for key in FILE_CACHE)
+
+    dataset = open_dataset([file])
+    with NETCDF4_PYTHON_LOCK:
+        del dataset
+        gc.collect()
+    assert handles() == 1
+    dataset = open_dataset([file])
+    assert handles() == 1
+    assert (dataset["t2m"].values == small()["t2m"].values).all()
+    del dataset
+    gc.collect()
+    assert handles() == 0
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path):

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
-from weakref import WeakValueDictionary
 
 import netCDF4
 import xarray as xr
@@ -31,7 +30,6 @@ _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "gs": "aiohttp", "gcs": "aio
 _GOOGLE_CLOUD = "https://storage.googleapis.com"
 _NETCDF_ENDINGS = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5")
 _CONNECT_S, _READ_S = 20, 120  # the libraries' own limits are up to five minutes
-_handles: WeakValueDictionary[tuple, CachingFileManager] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -159,15 +157,14 @@ def _by_name(dataset: xr.Dataset) -> xr.Dataset:
 def _handle(path: Path) -> CachingFileManager:
     """The one open handle of a file, shared by all who read it and closed after the last of them.
 
-    The NetCDF library breaks (HDF error, or a crash) where a file with strings, as Copernicus writes them, is open more
-    than once and one of its handles is closed.
+    HDF5 breaks (an error, or a crash) where a file with strings, as Copernicus writes them, is open more than once and
+    one of its handles is closed: https://github.com/HDFGroup/hdf5/issues/5359. Managers of one identity share what
+    xarray holds open, and find again what it could not close when a garbage collection came in the midst of reading.
     """
     state = path.stat()
-    key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
-    handle = _handles.get(key)
-    if handle is None:
-        _handles[key] = handle = CachingFileManager(netCDF4.Dataset, key[0], mode="r", lock=NETCDF4_PYTHON_LOCK)
-    return handle
+    real = str(path.resolve())
+    identity = f"{real} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
+    return CachingFileManager(netCDF4.Dataset, real, mode="r", lock=NETCDF4_PYTHON_LOCK, manager_id=identity)
 
 
 def _reach(location: Location) -> dict[str, Any]:
