@@ -140,7 +140,15 @@ class TrainConfig:
         "a checkpoint of another run, whose weights this one starts from (fine-tuning); all else starts anew "
         "(default: random weights)",
     )
-    num_epochs: int = _option(12, "Training", "passes over the training windows", kind=int, low=1)
+    num_epochs: int = _option(
+        AUTO,
+        "Training",
+        "passes over the training windows, at most; auto: 12, fewer (at least 4) of a record with more than 8,700 of "
+        "them (default: auto)",
+        kind=int,
+        low=AUTO,
+        auto=True,
+    )
     batch_size: int = _option(
         4,
         "Training",
@@ -293,7 +301,7 @@ class TrainConfig:
         ):
             if getattr(self, name) != defaults[name] and getattr(self, needed) != value:
                 raise ConfigError(f"{as_flag(name)} does nothing without {as_flag(needed)} {value}; add it")
-        if self.curriculum_epochs > self.num_epochs:
+        if self.num_epochs != AUTO and self.curriculum_epochs > self.num_epochs:
             raise ConfigError(f"--curriculum-epochs {self.curriculum_epochs}: the run has {self.num_epochs} epochs")
         for name in ("curriculum_epochs", "scheduled_sampling"):
             if getattr(self, name) and self.lead_steps == 1:

@@ -28,7 +28,7 @@ def test_a_whole_number_may_stand_for_a_real_one_and_one_name_for_a_list():
     ("entries", "message"),
     [
         ({"epochs": 3}, "unknown setting 'epochs'; known are data, variables"),
-        ({"num_epochs": 0}, "--num-epochs 0: must be at least 1"),
+        ({"num_epochs": 0}, "--num-epochs 0: must be at least 1, or auto"),
         ({"num_epochs": 1.5}, "num_epochs: expected int, found 1.5"),
         ({"num_epochs": True}, "num_epochs: expected int, found True"),
         ({"hidden_channels": []}, "--hidden-channels needs at least one number"),

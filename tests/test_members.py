@@ -17,6 +17,7 @@ from convlstm_wx import load_forecaster
 from convlstm_wx.checkpoint import load_checkpoint
 from convlstm_wx.cli import main
 from convlstm_wx.models.build import NETWORKS
+from convlstm_wx.training import schedule
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +119,25 @@ def test_a_stopped_ensemble_goes_on_with_the_member_that_is_unfinished_and_the_r
         torch.testing.assert_close(whole, stopped, rtol=0, atol=0)
     assert run("train", "--data", data, "--output-dir", folder, "--resume", "auto") == 0
     assert f"done: 3 members in {folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_run_not_told_how_long_takes_it_from_the_record_and_knows_when_it_has_ended(
+    data, tmp_path, capsys, monkeypatch, members
+):
+    monkeypatch.setattr(schedule, "MOST_EPOCHS", 2)
+    asked = ["train", "--data", data, *SMALL, "--output-dir", tmp_path, "--members", members]
+    assert run(*asked) == 0
+    assert "2 epochs, or until 4 brought nothing better" in capsys.readouterr().out
+    monkeypatch.setattr(schedule, "MOST_EPOCHS", 3)  # it goes on as it began
+    before = contents(tmp_path)
+    assert run(*asked, "--resume", "auto") == 0
+    assert capsys.readouterr().out.count("all 2 epochs are done already") == members
+    assert contents(tmp_path) == before
+    assert run(*asked, "--resume", "auto", "--num-epochs", "auto") == 0
+    assert contents(tmp_path) == before
+    assert run(*asked, "--resume", "auto", "--num-epochs", 3) == 0
+    assert all(len(load_checkpoint(path).training["progress"]["history"]) == 3 for path in tmp_path.rglob("last.pt"))
 
 
 def test_more_members_and_more_epochs_may_be_asked_for_later(data, ensemble, tmp_path):

@@ -17,7 +17,7 @@ from convlstm_wx.distributed import Processes
 from convlstm_wx.models.build import build
 from convlstm_wx.training.averaging import AveragedWeights
 from convlstm_wx.training.losses import WeightedLoss, make_loss, persistence
-from convlstm_wx.training.schedule import EarlyStopping, learning_rate_at
+from convlstm_wx.training.schedule import EarlyStopping, epochs_for, learning_rate_at
 from convlstm_wx.training.step import Learner, make_optimizer
 
 
@@ -58,6 +58,13 @@ def test_learning_rate_warms_up_peaks_and_falls_to_its_floor():
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.01)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize(
+    ("windows", "epochs"), [(20, 12), (2_550, 12), (8_690, 12), (8_700, 11), (13_651, 7), (10**6, 4)]
+)
+def test_a_long_record_is_gone_over_less_often(windows, epochs):
+    assert epochs_for(windows) == epochs
 
 
 def test_early_stopping_counts_epochs_without_improvement():

@@ -25,7 +25,7 @@ from convlstm_wx.commands.options import (
 )
 from convlstm_wx.commands.permute import add_permutations, errors_of_permutations
 from convlstm_wx.commands.trainings import Training, choices, evaluate, forecast, is_newer, load, request, train
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.config import AUTO, TrainConfig
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def _training(config: TrainConfig, arm: str, seed: int, folder: Path) -> Trainin
 def _say_plan(trainings: Sequence[Training], options: argparse.Namespace) -> None:
     done = sum(training.is_trained() for training in trainings)
     log.info(
-        "experiment %d trainings of up to %d epochs: with and without upstream, seeds %s%s",
+        "experiment %d trainings%s: with and without upstream, seeds %s%s",
         len(trainings),
-        trainings[0].config.num_epochs,
+        f" of up to {trainings[0].config.num_epochs} epochs" if trainings[0].config.num_epochs != AUTO else "",
         " ".join(map(str, options.seeds)),
         f"; {done} of them are done already" if done else "",
     )

@@ -99,10 +99,10 @@ def _say_where_from(found: Path | None, folder: Path) -> None:
 
 def _has_ended(resume: "Checkpoint", config: TrainConfig) -> bool:
     """Whether nothing is left to train, which is told; for a job that a queue starts again that is no mistake."""
-    from convlstm_wx.training.saving import Progress, check_something_left
+    from convlstm_wx.training.saving import check_something_left
 
     try:
-        check_something_left(config, Progress(**resume.training["progress"]))
+        check_something_left(config, resume)
     except ConfigError as ended:
         log.info("%s", ended)
         return True

@@ -64,13 +64,12 @@ class Training:
     def is_trained(self) -> bool:
         """Whether all epochs are done, or training stopped early."""
         from convlstm_wx.checkpoint import load_checkpoint
-        from convlstm_wx.training.saving import Progress, check_something_left
+        from convlstm_wx.training.saving import check_something_left
 
         if not self.best.exists() or not self.last.exists():
             return False
-        progress = Progress(**load_checkpoint(self.last).training["progress"])
         try:
-            check_something_left(self.config, progress)
+            check_something_left(self.config, load_checkpoint(self.last))
         except ConfigError:
             return True
         return False

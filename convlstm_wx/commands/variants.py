@@ -390,6 +390,6 @@ def _epochs_that_fit(name: str, config: TrainConfig, minutes: float) -> int:
     inputs, policy = prepare_training(config), training_device(config)
     run, _ = tried_run(config, inputs, policy, Path(), Processes())
     seconds = make_plan(run, inputs, probe(run, repeats=PROBES)).epoch_seconds
-    epochs = min(config.num_epochs, max(1, int(60 * minutes / seconds)))
+    epochs = min(run.config.num_epochs, max(1, int(60 * minutes / seconds)))
     log.info("%s: an epoch takes about %.3g s, %d fit into %g minutes", name, seconds, epochs, minutes)
     return epochs

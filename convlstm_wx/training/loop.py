@@ -49,7 +49,7 @@ from convlstm_wx.training.saving import (
     restore,
     windows_per_step,
 )
-from convlstm_wx.training.schedule import EarlyStopping, Schedule
+from convlstm_wx.training.schedule import EarlyStopping, Schedule, epochs_for
 from convlstm_wx.training.skill import PhysicalErrors
 from convlstm_wx.training.starting import check_same_start, start_from
 from convlstm_wx.training.step import Learner, make_optimizer, seed_step
@@ -90,11 +90,14 @@ class Run:
         processes: Processes,
         resume: Checkpoint | None = None,
     ):
-        config = replace(config, lead_steps=inputs.spec.lead_steps)  # a number, also if auto was asked for
+        windows = _some_windows(inputs, TRAIN, "training")
+        # Numbers, also where auto was asked for.
+        epochs = config.num_epochs or (resume.config.num_epochs if resume else epochs_for(len(windows)))
+        config = replace(config, lead_steps=inputs.spec.lead_steps, num_epochs=epochs)
         self.config, self.policy, self.folder, self.processes = config, policy, folder, processes
         self.spec = inputs.spec
         emphasis = rain_emphasis(parse_rain_weights(config.rain_weights), self.spec)
-        self.training_windows = replace(_some_windows(inputs, TRAIN, "training"), emphasis=emphasis)
+        self.training_windows = replace(windows, emphasis=emphasis)
         self.validation_windows = replace(_some_windows(inputs, VALIDATION, "validation"), emphasis=emphasis)
         self.blueprint = blueprint(config, self.spec, inputs.linear)
         torch.manual_seed(config.seed)
@@ -125,7 +128,7 @@ class Run:
             self.progress = restore(resume, self.learner, config, self.steps_per_epoch)
             self.resumed_at = how_far(resume)
             self.policy = self.learner.policy
-            check_something_left(config, self.progress)
+            check_something_left(config, resume)
 
     @property
     def _windows_seen(self) -> int:

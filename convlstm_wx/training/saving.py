@@ -159,16 +159,16 @@ def windows_per_step(config: TrainConfig, processes: Processes) -> int:
     return config.batch_size * config.gradient_accumulation_steps * processes.world_size
 
 
-def check_something_left(config: TrainConfig, progress: Progress) -> None:
+def check_something_left(config: TrainConfig, resume: Checkpoint) -> None:
     """Refuse to go on with a run that has ended.
 
     Raises:
         ConfigError: naming the option that would prolong it.
     """
-    if progress.epoch > config.num_epochs:
-        raise ConfigError(
-            f"--resume: all {config.num_epochs} epochs are done already; give more with --num-epochs to go on"
-        )
+    progress = Progress(**resume.training["progress"])
+    epochs = config.num_epochs or resume.config.num_epochs  # AUTO is what it was when the run began
+    if progress.epoch > epochs:
+        raise ConfigError(f"--resume: all {epochs} epochs are done already; give more with --num-epochs to go on")
     if EarlyStopping(config.early_stopping_patience, progress.best, progress.waited).should_stop:
         raise ConfigError(
             f"--resume: the run stopped early, {progress.waited} epochs after its best; "

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from convlstm_wx.config import TrainConfig
 
 WARMUP_SHARE = 0.05
+MOST_EPOCHS, FEWEST_EPOCHS = 12, 4  # of a run that was not told how many
+WINDOWS_ENOUGH = 100_000  # in all epochs together: more of them cost hours on a CPU, and bring little
+
+
+def epochs_for(windows: int) -> int:
+    """How often to go over so many training windows, if nothing else is asked for."""
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(WINDOWS_ENOUGH / windows)))
 
 
 def learning_rate_at(step: int, *, total_steps: int, warmup_steps: int, peak: float, floor: float = 0.01) -> float:

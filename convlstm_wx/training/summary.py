@@ -67,6 +67,10 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
 
 def _learning(config: TrainConfig) -> Iterator[str]:
     """The loss, and what changes from step to step."""
+    patience = config.early_stopping_patience
+    yield f"{config.num_epochs} epochs" + (
+        f", or until {patience} brought nothing better in validation" if patience else ""
+    )
     yield f"loss {config.loss}" + (f" with delta {config.huber_delta:g}" if config.loss == "huber" else "")
     if config.variable_weights:
         yield f"weights {' '.join(config.variable_weights)}, of the others 1"
