@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.options import DONE, add_command, nonempty, refuse_input
+from convlstm_wx.commands.options import DONE, above_zero, add_command, nonempty, refuse_input
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def add(subparsers: Any) -> None:
         "or a folder (default: arco)",
     )
     where.add_argument(
-        "--max-download", metavar="GB", type=gigabytes, default=50.0, help="refuse more than this (default: 50)"
+        "--max-download", metavar="GB", type=above_zero, default=50.0, help="refuse more than this (default: 50)"
     )
 
 
@@ -72,17 +72,6 @@ def step_hours(text: str) -> int:
     if not 1 <= hours <= _LONGEST_STEP_H:
         raise argparse.ArgumentTypeError(f"'{text}' is not a step such as 1h, 6h or 1d, of at most 366d")
     return hours
-
-
-def gigabytes(text: str) -> float:
-    """A size above zero."""
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not size > 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return size
 
 
 def run(options: argparse.Namespace) -> int:
