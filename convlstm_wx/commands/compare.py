@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.keeping import add_budget, kept
 from convlstm_wx.commands.making import load_members, open_trained
-from convlstm_wx.commands.options import DONE, add_command, add_making, nonempty, seed, share
+from convlstm_wx.commands.options import DONE, add_command, add_confidence, add_making, nonempty, seed
 from convlstm_wx.commands.unseen import add_months, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
@@ -38,7 +38,7 @@ def add(subparsers: Any) -> None:
     )
     add_months(command)
     add_making(command)
-    command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    add_confidence(command)
     command.add_argument("--seed", metavar="N", type=seed, default=0, help="of the resampling (default: 0)")
     add_budget(command)
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.keeping import add_budget, kept
 from convlstm_wx.commands.making import add_ensemble, load_members, open_trained, say_ensemble, say_forecast
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, seed, share
+from convlstm_wx.commands.options import (
+    DONE,
+    add_command,
+    add_confidence,
+    add_dask_scheduler,
+    add_data_and_device,
+    seed,
+)
 from convlstm_wx.commands.unseen import add_months, check_unseen, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
@@ -67,17 +74,12 @@ def add(subparsers: Any) -> None:
         default=[],
         help="a part of the region to score on its own too; may be repeated",
     )
-    command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    add_confidence(command)
     command.add_argument(
         "--seed", metavar="N", type=seed, default=0, help="of the resampling and of members (default: 0)"
     )
     add_budget(command)
-    command.add_argument(
-        "--dask-scheduler",
-        metavar="ADDRESS",
-        type=nonempty,
-        help="score on this dask cluster, such as tcp://10.0.0.1:8786",
-    )
+    add_dask_scheduler(command)
 
 
 def run(options: argparse.Namespace) -> int:

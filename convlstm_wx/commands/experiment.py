@@ -16,11 +16,11 @@ from convlstm_wx.commands.options import (
     STOPPED,
     Formatter,
     add_command,
+    add_confidence,
     add_settings,
     nonempty,
     run_name,
     seed,
-    share,
     training_config,
 )
 from convlstm_wx.commands.permute import add_permutations, errors_of_permutations
@@ -63,7 +63,7 @@ def add(subparsers: Any) -> None:
         "--output", metavar="FOLDER", type=nonempty, help="of all results (default: experiments/<name of the data>)"
     )
     add_permutations(group)
-    group.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    add_confidence(group)
     variants.add(experiments)
 
 

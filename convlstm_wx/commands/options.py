@@ -191,6 +191,18 @@ def add_amp(group: Any, text: str, default: Any) -> None:
     group.add_argument("--no-amp", action="store_false", dest="use_amp", default=default, help="float32 throughout")
 
 
+def add_confidence(group: Any) -> None:
+    """--confidence of intervals."""
+    group.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+
+
+def add_dask_scheduler(group: Any) -> None:
+    """--dask-scheduler of a cluster that is there already."""
+    group.add_argument(
+        "--dask-scheduler", metavar="ADDRESS", type=nonempty, help="work on this dask cluster: tcp://10.0.0.1:8786"
+    )
+
+
 def add_data_and_device(
     command: argparse.ArgumentParser, *, checkpoint_required: bool, several_checkpoints: bool = False
 ) -> None:

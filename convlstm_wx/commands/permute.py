@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.compare import say, truth_of, write
 from convlstm_wx.commands.making import load_members, open_trained
-from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, nonempty, positive, seed, share
+from convlstm_wx.commands.options import (
+    DONE,
+    add_command,
+    add_confidence,
+    add_data_and_device,
+    nonempty,
+    positive,
+    seed,
+)
 from convlstm_wx.commands.unseen import add_months, forecast_unseen
 from convlstm_wx.errors import ConfigError
 
@@ -36,7 +44,7 @@ def add(subparsers: Any) -> None:
     command.add_argument("--output", metavar="FOLDER", type=nonempty, help="where tables and the page go")
     add_months(command)
     add_permutations(command)
-    command.add_argument("--confidence", metavar="X", type=share, default=0.95, help="of the intervals (default: 0.95)")
+    add_confidence(command)
     command.add_argument(
         "--seed", metavar="N", type=seed, default=0, help="of the shuffling and the resampling (default: 0)"
     )

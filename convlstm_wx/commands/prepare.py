@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.options import DONE, add_command, nonempty, positive, refuse_input
+from convlstm_wx.commands.options import DONE, add_command, add_dask_scheduler, nonempty, positive, refuse_input
 from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,7 @@ def add(subparsers: Any) -> None:
         default=0,
         help="fill up to N points inwards with the mean of neighbours (default: off)",
     )
-    command.add_argument(
-        "--dask-scheduler",
-        metavar="ADDRESS",
-        type=nonempty,
-        help="run on this dask cluster, such as tcp://10.0.0.1:8786",
-    )
+    add_dask_scheduler(command)
 
 
 def add_part(group: Any) -> None:
