@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convlstm_wx import __version__
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.config import BEFORE_THERE_WAS_A_SETTING, TrainConfig
 from convlstm_wx.data.rain import RainMeans
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.dressing import Residuals
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 FORMAT = "convlstm_wx checkpoint"
 RESUMABLE = ("interrupted.pt", "last.pt", "epoch_[0-9]*.pt", "best.pt")  # of equally far ones the first is taken
 FORMAT_VERSION = 2
-BEFORE_IT_WAS_A_SETTING = {"blend": "none", "lead_weighting": 0.0}  # what runs did whose checkpoints lack the setting
 
 
 class DamagedError(CheckpointError):
@@ -218,7 +217,7 @@ def checkpoints_of(path: str | Path) -> list[Path]:
 def _from_contents(path: Path, contents: Mapping[str, Any]) -> Checkpoint:
     try:
         return Checkpoint(
-            config=TrainConfig.from_dict(BEFORE_IT_WAS_A_SETTING | contents["config"], source=str(path)),
+            config=TrainConfig.from_dict(BEFORE_THERE_WAS_A_SETTING | contents["config"], source=str(path)),
             spec=DataSpec.from_dict(_tensors_to_arrays(contents["spec"])),
             model_name=contents["model_name"],
             model_options=contents["model_options"],

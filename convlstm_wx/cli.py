@@ -56,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConvlstmWxError as error:
         print(f"convlstm-wx {options.command}: {one_line(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"convlstm-wx {options.command}: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

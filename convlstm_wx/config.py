@@ -13,6 +13,7 @@ from convlstm_wx.errors import ConfigError
 
 Box = tuple[float, float, float, float]
 AUTO = 0  # a number that the program is to find
+BEFORE_THERE_WAS_A_SETTING = {"blend": "none", "lead_weighting": 0.0}  # what runs did that were begun without it
 SPREADS = ("auto", "errors", "states", "none")  # where the members of an ensemble get it from
 PERTURBATION = 0.2  # of an ensemble's initial states, in units of a channel's typical change in one time step
 
@@ -137,7 +138,7 @@ class TrainConfig:
     init_from: str | None = _option(
         None,
         "Training",
-        "a checkpoint of another run, whose weights this one starts from (fine-tuning); all else starts anew "
+        "a checkpoint of another run, or its folder, whose weights this one starts from (fine-tuning); all else starts anew "
         "(default: random weights)",
     )
     num_epochs: int = _option(

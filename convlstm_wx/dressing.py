@@ -25,7 +25,8 @@ class Residuals:
 
     Attributes:
         init_times: of N windows.
-        fields_NLDHW: normalised, float16; 0 where the truth is missing, the others of that point larger to make up.
+        fields_NLDHW: normalised, float16; where the truth is missing the error of that point in the window before that
+            has one, 0 if none has.
     """
 
     init_times: np.ndarray

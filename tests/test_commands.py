@@ -439,6 +439,7 @@ RESUME = ["--data", "region.nc", "--resume", "run/last.pt", "--num-epochs", "2"]
     ("options", "message"),
     [
         (["--data", "none.nc"], "none.nc: no such file"),
+        (["--data", "n" * 300 + ".nc"], "nnn.nc: File name too long; check the path"),
         (["--data", "text.nc"], "text.nc: not a NetCDF file"),
         (["--data", "no_time.nc"], "no_time.nc: no time axis: its dimensions are lat (7), lon (9)"),
         (["--data", "no_lat.nc"], "no_lat.nc: no latitude axis"),

@@ -93,6 +93,20 @@ def test_a_point_whose_truth_is_often_missing_varies_as_the_others():
     np.testing.assert_allclose(power, expected, atol=0.01)
 
 
+def test_errors_that_are_lent_are_those_of_the_point_itself():
+    """Larger ones to make up for what is missing would be far too much rain, which is learned as a logarithm."""
+    spec = SimpleNamespace(grid=SimpleNamespace(lat=range(1), lon=range(2)))
+    errors = torch.arange(40.0).reshape(40, 1, 1, 1, 1).repeat(1, 1, 1, 1, 2)
+    valid = torch.ones_like(errors)
+    valid[..., 0] = 0
+    valid[[5, 30], ..., 0] = 1
+    kept = KeptResiduals(SimpleNamespace(target=spec, lead_steps=1, targets=[0]), START + np.arange(40) * DAY)
+    kept.add(torch.zeros_like(errors), SimpleNamespace(y_BLDHW=errors, valid_BLDHW=valid))
+    made = kept.residuals().fields_NLDHW[:, 0, 0, 0]
+    assert made[:, 0].tolist() == [30.0] * 5 + [5.0] * 25 + [30.0] * 10
+    assert made[:, 1].tolist() == list(range(40))
+
+
 # Through the command line
 
 

@@ -266,3 +266,17 @@ def test_confidence_changes_the_intervals(data, experiment):
     usual = low()
     assert run(*command(data, experiment, "--confidence", 0.5, seeds=seeds)) == 0
     assert low() > usual
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [("members = 3", "--seeds"), ("seed = 1", "give --seeds"), ("output_dir = 'x'", "give --output")],
+)
+def test_settings_of_the_experiment_s_own_are_refused_in_the_file(data, tmp_path, capsys, setting, instead):
+    (tmp_path / "run.toml").write_text(setting)
+    asked = ["experiment", "upstream", "--data", data, *SMALL, *BOX, "--config", tmp_path / "run.toml"]
+    assert run(*asked, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "is for the experiment to set" in said
+    assert instead in said
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Experiments from a TOML file: what is trained, what is chosen by, and what is told."""
 
 import csv
+import json
 import re
 import shutil
 import tomllib
@@ -215,6 +216,15 @@ def test_other_settings_under_an_old_name_are_refused(copied, data, capsys):
     assert message in capsys.readouterr().err
     assert run(write_file(copied, data, more="minutes = 1\n")) == 2
     assert "other settings (minutes)" in capsys.readouterr().err
+
+
+def test_a_variant_begun_before_there_was_a_setting_is_another_one(copied, data, capsys):
+    memory = copied / "out/plain/variant.json"
+    settings = json.loads(memory.read_text())
+    del settings["lead_weighting"]
+    memory.write_text(json.dumps(settings))
+    assert run(write_file(copied, data)) == 2
+    assert "plain was trained with other settings (lead_weighting)" in capsys.readouterr().err
 
 
 def test_minutes_lower_the_epochs_to_what_fits(data, tmp_path, capsys):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from convlstm_wx import device
 from convlstm_wx.checkpoint import load_checkpoint
 from convlstm_wx.cli import main
+from convlstm_wx.commands.findings import _batch_advice
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.inputs import prepare_training
 from convlstm_wx.device import choose_device
@@ -364,3 +366,18 @@ def test_a_loss_that_is_not_finite_skips_the_step_even_if_its_gradient_is(data, 
     assert run.learner.learn([endless], 1e-3) is None
     assert all(torch.equal(a, b) for a, b in zip(weights, run.learner.network.parameters()))
     assert all(torch.equal(run.learner.averaged.shadow[name], weight) for name, weight in shadow.items())
+
+
+@pytest.mark.parametrize(
+    ("size", "fits", "advice"),
+    [
+        (6, 4, "--batch-size 3 --gradient-accumulation-steps 4 learns the same"),
+        (12, 8, "--batch-size 6 --gradient-accumulation-steps 4 learns the same"),
+        (7, 4, "--batch-size 1 --gradient-accumulation-steps 14 learns the same"),
+        (4, 4, "--batch-size 4 fits"),
+        (4, 0, "hardly one window; choose a smaller --target-region"),
+    ],
+)
+def test_what_inspect_advises_learns_the_same(size, fits, advice):
+    plan = SimpleNamespace(batch_size=size, largest_batch_size=fits, probe=SimpleNamespace(windows=size))
+    assert advice in _batch_advice(plan, TrainConfig(batch_size=size, gradient_accumulation_steps=2))

@@ -132,6 +132,15 @@ def test_an_unfinished_run_is_proposed_to_be_resumed(trained, tmp_path, capsys):
     assert f"convlstm-wx train --data '{trained / 'region.nc'}' --resume {tmp_path / 'interrupted.pt'}" in said
 
 
+def test_a_run_that_stopped_early_is_not_proposed_to_be_resumed(trained, tmp_path, capsys):
+    checkpoint = load_checkpoint(trained / "b/last.pt")
+    progress = checkpoint.training["progress"] | {"waited": 4}
+    early = replace(checkpoint, config=replace(checkpoint.config, num_epochs=9))
+    save_checkpoint(tmp_path / "last.pt", replace(early, training=early.training | {"progress": progress}))
+    assert run("info", tmp_path / "last.pt") == 0
+    assert "--resume" not in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_an_earlier_version_has_no_skill_to_tell(trained, tmp_path, capsys):
     old = load_checkpoint(trained / "b/last.pt")
     del old.training["progress"]["rmse"], old.training["progress"]["persistence_rmse"]

@@ -18,6 +18,7 @@ from convlstm_wx.checkpoint import load_checkpoint
 from convlstm_wx.cli import main
 from convlstm_wx.models.build import NETWORKS
 from convlstm_wx.training import schedule
+from convlstm_wx.training.loop import Run
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +120,42 @@ def test_a_stopped_ensemble_goes_on_with_the_member_that_is_unfinished_and_the_r
         torch.testing.assert_close(whole, stopped, rtol=0, atol=0)
     assert run("train", "--data", data, "--output-dir", folder, "--resume", "auto") == 0
     assert f"done: 3 members in {folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_stop_in_the_last_validation_is_heard(data, tmp_path, capsys, monkeypatch, members):
+    validation = Run._validation_loss
+    asked = []
+
+    def ask_once(self: Run) -> float:
+        if not asked:
+            asked.append(signal.raise_signal(signal.SIGTERM))
+        return validation(self)
+
+    monkeypatch.setattr(Run, "_validation_loss", ask_once)
+    assert train(data, tmp_path, "--members", members) == 130
+    said = capsys.readouterr().out
+    assert ("stopped; go on with" in said) == (members == 2)  # of one network nothing is left to do
+    assert (f"done: {tmp_path}/best.pt" in said) == (members == 1)
+    assert len(list(tmp_path.rglob("best.pt"))) == 1
+    assert not list(tmp_path.rglob("interrupted.pt"))
+    assert train(data, tmp_path, "--members", members, "--resume", "auto") == 0
+    assert len(list(tmp_path.rglob("best.pt"))) == members
+
+
+def test_an_ensemble_begun_before_there_was_a_setting_goes_on_without_it(data, ensemble, tmp_path):
+    folder = tmp_path / "e"
+    shutil.copytree(ensemble, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    for name in ("lead_weighting", "blend"):
+        del settings[name]
+    (folder / "config.json").write_text(json.dumps(settings | {"output_dir": str(folder)}))
+    shutil.rmtree(folder / "member_1")
+    shutil.rmtree(folder / "member_2")
+    (folder / "member_1").mkdir()
+    assert run("train", "--data", data, "--output-dir", folder, "--resume", "auto") == 0
+    config = load_checkpoint(folder / "member_2/best.pt").config
+    assert (config.lead_weighting, config.blend) == (0.0, "none")
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -12,17 +12,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from convlstm_wx.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from convlstm_wx.cli import main
 from convlstm_wx.data.inputs import prepare_training
-from convlstm_wx.device import choose_device
+from convlstm_wx.device import DevicePolicy, choose_device, rehearsal_of_mps
 from convlstm_wx.distributed import Processes
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.files import alone_in
 from convlstm_wx.training.loop import Run, _stop_requests
+from convlstm_wx.training.trial import trial
 from tests.region_files import region, write
 
 ROOT = Path(__file__).parents[1]
@@ -220,6 +222,27 @@ def test_the_optimiser_keeps_its_step_count_as_it_wants_it_on_the_device_of_now(
     run = Run(config, prepare_training(config), choose_device("cpu"), tmp_path, Processes(), last)
     assert all(group["fused"] for group in run.learner.optimizer.param_groups)
     assert {state["step"].dtype for state in run.learner.optimizer.state.values()} == {torch.float32}
+
+
+def test_moments_are_laid_out_as_the_weights_are_on_the_device_of_now(data, tmp_path):
+    """Fused steps walk through memory: moments in the order of another device would be those of other weights."""
+    with trial(days=60, hidden_channels=(4, 8), lead_steps=2, num_epochs=2, include_upstream=False) as made:
+
+        def run(policy: DevicePolicy, resume: Checkpoint | None = None) -> Run:
+            return Run(made.config, made.inputs, policy, tmp_path, Processes(), resume)
+
+        there = run(rehearsal_of_mps())
+        for step in range(3):
+            there._learn(there.load(there.training_windows, [np.arange(4) + 4 * step]))
+        save_checkpoint(tmp_path / "last.pt", there.checkpoint())
+        here = run(choose_device("cpu"), load_checkpoint(tmp_path / "last.pt"))
+    moments = there.learner.optimizer.state
+    states = list(here.learner.optimizer.state.items())
+    assert any(weight.is_contiguous(memory_format=torch.channels_last) for weight, _ in states if weight.ndim == 4)
+    for (weight, state), before in zip(states, moments.values()):
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert state[name].stride() == weight.stride()
+            torch.testing.assert_close(state[name], before[name], rtol=0, atol=0)
 
 
 def test_resume_auto_starts_anew_where_there_is_nothing_and_skips_what_is_damaged(data, tmp_path, capsys):

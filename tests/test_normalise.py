@@ -68,7 +68,17 @@ def test_the_daily_cycle_is_taken_out_when_the_step_shows_it():
 
 @pytest.mark.parametrize(("days", "harmonics"), [(300, 0), (400, 1), (800, 2)])
 def test_a_season_that_training_did_not_see_is_not_subtracted(days, harmonics):
-    assert ClimatologyBasis.choose(record(days)[0]).annual_harmonics == harmonics
+    times = record(days)[0]
+    assert ClimatologyBasis.choose(times, times).annual_harmonics == harmonics
+
+
+@pytest.mark.parametrize(("held_out", "harmonics"), [((7,), 2), ((6, 7, 8), 1), (range(4, 10), 0)])
+def test_nor_is_one_of_which_no_year_was_seen(held_out, harmonics):
+    times = record(3000)[0]
+    months = times.astype("datetime64[M]").astype(int) % 12 + 1
+    training = times[~np.isin(months, held_out)]
+    assert ClimatologyBasis.choose(training, times).annual_harmonics == harmonics
+    assert ClimatologyBasis.choose(training, training).annual_harmonics == 2
 
 
 def test_statistics_do_not_move_when_held_out_values_change():

@@ -1,6 +1,7 @@
 """Starting a run from the weights of another."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,23 @@ def test_the_start_is_recorded_and_a_run_goes_on_without_the_old_file(old, other
     assert train(*given, "--num-epochs", 2, "--resume", "auto", "--init-from", start) == 0
     assert train(*given, "--num-epochs", 3, "--resume", tmp_path / "run/last.pt") == 0
     assert len(history(tmp_path / "run")) == 3
+
+
+def test_a_run_s_folder_stands_for_its_checkpoint(old, other, tmp_path, capsys):
+    given = ["--data", other, "--output-dir", tmp_path / "run"]
+    assert train(*given, "--num-epochs", 1, "--init-from", old.parent) == 0
+    assert f"weights of {old.parent}, after epoch 3" in capsys.readouterr().out
+    assert main(["train", "--data", str(other), "--num-epochs", "2", "--resume", str(tmp_path / "run")]) == 0
+    assert f"resuming from {tmp_path / 'run/last.pt'}" in capsys.readouterr().out
+    assert len(history(tmp_path / "run")) == 2
+    assert train("--data", other, "--resume", tmp_path) == 2
+    assert f"--resume {tmp_path}: there is no checkpoint in this folder" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "run", tmp_path / "ensemble/member_1")
+    shutil.copytree(tmp_path / "run", tmp_path / "ensemble/member_2")
+    assert train("--data", other, "--resume", tmp_path / "ensemble") == 2
+    assert "is an ensemble; go on with --output-dir" in capsys.readouterr().err
+    assert train(*given, "--overwrite", "--init-from", tmp_path / "ensemble") == 2
+    assert "is an ensemble of 2; name one of them" in capsys.readouterr().err
 
 
 def test_a_run_that_goes_on_takes_no_other_start(old, other, tmp_path, capsys):

@@ -37,6 +37,7 @@ SEEDS = (0, 1, 2)
 ARMS = {"without upstream": "without_upstream", "with upstream": "with_upstream"}
 WITHOUT, WITH = ARMS
 ONE_PAIR = "One pair of runs: the intervals know of the weather, not of the luck of training; give more --seeds."
+OURS = {"seed": "give --seeds", "output_dir": "give --output", "members": "runs are repeated by --seeds"}
 UPSTREAM = ("include_upstream", "upstream_region", "upstream_data", "upstream_variables", "upstream_fusion")
 
 
@@ -56,7 +57,7 @@ def add(subparsers: Any) -> None:
         "compare them, and shuffle the upstream inputs to see whether they are used. Given again, the same command "
         "goes on where it was.",
     )
-    add_settings(command, without=("include_upstream", "output_dir", "seed", "members"))
+    add_settings(command, without=("include_upstream", *OURS))
     group = command.add_argument_group("Experiment")
     group.add_argument("--seeds", metavar="N", type=seed, nargs="+", default=SEEDS, help="one training each (0 1 2)")
     group.add_argument(
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     if len(set(options.seeds)) < len(options.seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, options.seeds))}: one is there twice; give different ones")
     options.include_upstream = True
-    config = training_config(options)
+    config = training_config(options, not_here=OURS)
     folder = Path(options.output or Path("experiments") / run_name(config.data))
     trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
     check_can_make(folder)

@@ -167,8 +167,10 @@ def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
         return f"--batch-size {size} fits, as training has only {count(plan.probe.windows, 'window')}"
     if plan.largest_batch_size >= size:
         return f"--batch-size {size} fits; so would up to {plan.largest_batch_size:,}"
-    smaller = max(1, plan.largest_batch_size)
-    steps = -(-size // smaller) * config.gradient_accumulation_steps
+    if not plan.largest_batch_size:
+        return "hardly one window; choose a smaller --target-region, fewer --hidden-channels or fewer --lead-steps"
+    smaller = next(number for number in range(plan.largest_batch_size, 0, -1) if size % number == 0)
+    steps = size // smaller * config.gradient_accumulation_steps
     return f"--batch-size {size} is tight; --batch-size {smaller} --gradient-accumulation-steps {steps} learns the same"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convlstm_wx.commands.options import DONE, add_command, nonempty, print_out
-from convlstm_wx.errors import CheckpointError
+from convlstm_wx.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from convlstm_wx.checkpoint import Checkpoint
@@ -181,15 +181,25 @@ def _next_commands(checkpoint: "Checkpoint", path: Path) -> Iterator[str]:
     """What to do with it, or with the ensemble in a folder, ready to be pasted."""
     from convlstm_wx.checkpoint import members_in
 
-    progress = checkpoint.training["progress"]
     file, data = shlex.quote(str(path)), shlex.join(checkpoint.config.data)
     folder = path if path.is_dir() else path.parent
-    if progress["epoch"] <= checkpoint.config.num_epochs and path.name != "best.pt" and not path.is_dir():
+    if path.name != "best.pt" and not path.is_dir() and _has_more(checkpoint):
         yield f"convlstm-wx train --data {data} --resume {file}"
     yield f"convlstm-wx forecast --checkpoint {file} --data {data} --output forecast.nc"
     yield f"convlstm-wx evaluate --checkpoint {file} --data {data} --output evaluation/"
     if (folder / "history.csv").exists() or members_in(folder):
         yield f"convlstm-wx plot-history {shlex.quote(str(folder))} --output history.png"
+
+
+def _has_more(checkpoint: "Checkpoint") -> bool:
+    """Whether epochs are left to train."""
+    from convlstm_wx.training.saving import check_something_left
+
+    try:
+        check_something_left(checkpoint.config, checkpoint)
+    except ConfigError:
+        return False
+    return True
 
 
 def _finite(entry: Any) -> Any:

@@ -3,12 +3,13 @@
 import argparse
 import json
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convlstm_wx.commands.options import training_config
-from convlstm_wx.config import AUTO, TrainConfig
+from convlstm_wx.config import AUTO, BEFORE_THERE_WAS_A_SETTING, TrainConfig
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def plan(options: argparse.Namespace) -> tuple[TrainConfig, list[Member]]:
             return config, [_going_on(each) for each in _configs(config)]
         options.resume = newest_checkpoint(folder)
         _say_where_from(options.resume, folder)
+    elif options.resume and os.path.isdir(options.resume):  # unlike Path.is_dir it raises nothing
+        options.resume = _furthest_in(Path(options.resume))
     resume = load_checkpoint(options.resume) if options.resume else None
     config = training_config(options, resume.config.to_dict() if resume else {})
     if config.members > 1 and resume:
@@ -68,6 +71,24 @@ def plan(options: argparse.Namespace) -> tuple[TrainConfig, list[Member]]:
     path = Path(options.resume) if options.resume else None
     has_ended = bool(is_auto and resume and _has_ended(resume, config))
     return config, [Member(each, path, has_ended) for each in _configs(config)]
+
+
+def _furthest_in(folder: Path) -> Path:
+    """The checkpoint of a run's folder to go on from.
+
+    Raises:
+        ConfigError: if the folder is an ensemble's, or nobody's.
+        CheckpointError: if there are checkpoints, and none can be read.
+    """
+    from convlstm_wx.checkpoint import members_in, newest_checkpoint
+
+    if members_in(folder):
+        raise ConfigError(f"--resume {folder}: is an ensemble; go on with --output-dir {folder} --resume auto")
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise ConfigError(f"--resume {folder}: there is no checkpoint in this folder; name that of a run")
+    _say_where_from(found, folder)
+    return found
 
 
 def _configs(config: TrainConfig) -> list[TrainConfig]:
@@ -121,7 +142,8 @@ def _ensemble_config(options: argparse.Namespace, folder: Path) -> TrainConfig:
     if not members_in(folder) or not file.exists():
         return training_config(options)
     try:
-        before = json.loads(file.read_text(encoding="utf-8")) | {"output_dir": str(folder)}
+        said = json.loads(file.read_text(encoding="utf-8"))
+        before = BEFORE_THERE_WAS_A_SETTING | said | {"output_dir": str(folder)}
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); start anew with --overwrite") from error
     config = training_config(options, before)

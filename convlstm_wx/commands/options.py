@@ -120,14 +120,25 @@ def _default_text(entry: Field) -> str:
     return f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
-def training_config(options: argparse.Namespace, resumed: Mapping[str, Any] | None = None) -> TrainConfig:
+def training_config(
+    options: argparse.Namespace, resumed: Mapping[str, Any] | None = None, *, not_here: Mapping[str, str] | None = None
+) -> TrainConfig:
     """Defaults, then the resumed run's settings, then the TOML file, then the command line.
+
+    Args:
+        options: the command line.
+        resumed: settings of the run that goes on.
+        not_here: settings that the command makes itself, so that the file must not, each with what to do instead.
 
     Raises:
         ConfigError: for a file that cannot be read, a wrong setting, or no data.
     """
+    in_file = _read_settings(Path(options.config)) if options.config else {}
+    for name, instead in (not_here or {}).items():
+        if name in in_file:
+            raise ConfigError(f"--config {options.config}: {name} is for the experiment to set; {instead}")
     given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if hasattr(options, entry.name)}
-    entries = dict(resumed or {}) | (_read_settings(Path(options.config)) if options.config else {}) | given
+    entries = dict(resumed or {}) | in_file | given
     if not entries.get("data"):
         raise ConfigError("--data is needed: one or more NetCDF files, a glob, or a Zarr store")
     resume = getattr(options, "resume", None)

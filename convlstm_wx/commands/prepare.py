@@ -44,8 +44,8 @@ def add(subparsers: Any) -> None:
         metavar="N",
         type=positive,
         default=0,
-        help="fill gaps of at most N steps on a line between the observed values; a time that the data do not have at "
-        "all is not made up (default: off)",
+        help="fill gaps with the last observed value, if it is at most N steps old (a line to the next one would tell "
+        "forecasts what is to come); a time that the data do not have at all is not made up (default: off)",
     )
     changes.add_argument(
         "--fill-space",

@@ -36,8 +36,8 @@ def add(subparsers: Any) -> None:
     output.add_argument(
         "--resume",
         metavar="PATH",
-        help="go on from a checkpoint of this run, with its settings unless given anew; auto takes the newest whole "
-        "one of the output folder, if there is one",
+        help="go on from a checkpoint of this run, or its folder, with its settings unless given anew; auto takes the "
+        "newest whole one of the output folder, if there is one",
     )
     output.add_argument("--overwrite", action="store_true", help="replace a run that is in the folder")
 
@@ -55,8 +55,10 @@ def run(options: argparse.Namespace) -> int:
             logging.getLogger("convlstm_wx").setLevel("ERROR")
         config, members = plan(options)
         result: Path | None = None
+        is_stopped = is_unfinished = False
         if all(member.has_ended for member in members):
-            return _say_what_next(config, result)
+            _say_what_next(config, result)
+            return DONE
         check_can_make(Path(config.output_dir or ""))
         if config.tensorboard:
             check_tensorboard()
@@ -73,11 +75,14 @@ def run(options: argparse.Namespace) -> int:
             if config.members > 1:
                 _remember_what_is_said(heard)
                 log.info("member       %d of %d, seed %d", number, config.members, member.config.seed)
-            result = _train(member, config, inputs, policy, processes, overwrite=overwrite)
+            result, is_stopped = _train(member, config, inputs, policy, processes, overwrite=overwrite)
             overwrite = False  # all that was there is gone
-            if result.name == "interrupted.pt":
+            if is_stopped:
+                left = [each for each in members[number:] if not each.has_ended]
+                is_unfinished = result.name == "interrupted.pt" or bool(left)
                 break
-    return _say_what_next(config, result)
+    _say_what_next(config, result, is_unfinished=is_unfinished)
+    return STOPPED if is_stopped else DONE
 
 
 def _alike(
@@ -117,8 +122,8 @@ def _train(
     processes: "Processes",
     *,
     overwrite: bool,
-) -> Path:
-    """One network to its end; returns the checkpoint to use, or interrupted.pt after a request to stop."""
+) -> tuple[Path, bool]:
+    """One network to its end: the checkpoint to use or interrupted.pt, and whether a stop was requested."""
     from convlstm_wx.checkpoint import load_checkpoint
     from convlstm_wx.files import make_folder
     from convlstm_wx.training.autobatch import tried_run
@@ -133,7 +138,7 @@ def _train(
         for line in summary(run, inputs, probed):
             log.info(line)
         with _board(run) as board:
-            result = run.train(board)
+            result = run.train(board), run.was_stopped
     log.info("memory used at most: %.1f GB", policy.peak_memory_bytes() / 2**30)
     del run
     policy.free_memory()
@@ -248,17 +253,16 @@ def _board(run: "Run") -> "AbstractContextManager[Board | None]":
     return tensorboard(run.folder / "tensorboard", run.spec, next_step, partial(draw_example, run.spec))
 
 
-def _say_what_next(config: TrainConfig, result: Path | None) -> int:
+def _say_what_next(config: TrainConfig, result: Path | None, *, is_unfinished: bool = False) -> None:
     """How to go on from the last run's result, or, if there was nothing to train, from what is in the folder."""
     from convlstm_wx.checkpoint import best_of
 
     folder = Path(config.output_dir or "")
     data, place = shlex.join(config.data), shlex.quote(str(folder))
-    if result is not None and result.name == "interrupted.pt":
+    if is_unfinished:
         rest = f"--output-dir {place} --resume auto" if config.members > 1 else f"--resume {shlex.quote(str(result))}"
         log.info("stopped; go on with: python train_convlstm.py --data %s %s", data, rest)
-        return STOPPED
+        return
     log.info("done: %s", f"{config.members} members in {folder}" if config.members > 1 else result or best_of(folder))
     log.info("next: convlstm-wx forecast --checkpoint %s --data %s --output forecast.nc", place, data)
     log.info("      convlstm-wx evaluate --checkpoint %s --data %s --output evaluation/", place, data)
-    return DONE

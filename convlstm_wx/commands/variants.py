@@ -6,14 +6,14 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.info import parameters_of
 from convlstm_wx.commands.options import DONE, STOPPED, add_command, nonempty, read_toml, training_device
 from convlstm_wx.commands.trainings import Training, evaluate, forecast, request, train
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.config import BEFORE_THERE_WAS_A_SETTING, TrainConfig
 from convlstm_wx.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _check_same(experiment: Experiment) -> None:
     Raises:
         ConfigError: naming what differs.
     """
-    defaults = json.loads(json.dumps({entry.name: entry.default for entry in fields(TrainConfig)}))
+    defaults = TrainConfig().to_dict() | BEFORE_THERE_WAS_A_SETTING
     for name in experiment.variants:
         before, now = _remembered(experiment, name), _asked(experiment, name)
         if not before:

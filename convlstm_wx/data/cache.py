@@ -24,7 +24,7 @@ from convlstm_wx.files import make_folder
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 DEFAULT_FOLDER = ".convlstm_wx_cache"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor
 from convlstm_wx.data.forcings import day_fraction, year_fraction
+from convlstm_wx.data.times import days_of_year, longest_gap
 from convlstm_wx.errors import DataError
 
 
@@ -21,8 +22,8 @@ class ClimatologyBasis:
     """The terms of the climatology: harmonics of the year times harmonics of the day.
 
     Attributes:
-        annual_harmonics: 2 when the training times cover the seasons of two years or more, 1 for one year, 0 for less
-            (a season that was not seen cannot be subtracted).
+        annual_harmonics: 2 when the training times cover the seasons of two years or more, 1 for one year or with
+            some 60 days of the year unseen, 0 for less (a season that was not seen cannot be subtracted).
         times_of_day: how many different times of day the file has; sets the number of daily terms.
         first_fraction: time of day of the first one, as a fraction of a day.
     """
@@ -32,11 +33,12 @@ class ClimatologyBasis:
     first_fraction: float
 
     @classmethod
-    def choose(cls, times: np.ndarray) -> "ClimatologyBasis":
-        """The richest basis that the given training times can carry."""
+    def choose(cls, times: np.ndarray, wanted_times: np.ndarray) -> "ClimatologyBasis":
+        """The richest basis that the given training times can carry to all times at which it is wanted."""
         days = np.unique(times.astype("datetime64[D]"))
         covered_days = len(days)
-        annual = 0 if covered_days < 330 else 1 if covered_days < 690 else 2
+        gap = longest_gap(days_of_year(days), days_of_year(wanted_times))
+        annual = 0 if covered_days < 330 or gap > 120 else 1 if covered_days < 690 or gap > 60 else 2
         fractions = np.unique(np.round(day_fraction(times), 6))
         return cls(annual, len(fractions), float(fractions[0]))
 
@@ -48,7 +50,7 @@ class ClimatologyBasis:
 
     def describe(self) -> str:
         """In words, for the log."""
-        season = ["no annual cycle (under a year of training)", "one annual harmonic", "two annual harmonics"]
+        season = ["no annual cycle (training has not seen all seasons)", "one annual harmonic", "two annual harmonics"]
         return season[self.annual_harmonics] + (", with a daily cycle" if self.times_of_day > 1 else "")
 
 
@@ -181,7 +183,7 @@ class StatisticsFit:
             ],
             np.float32,
         )
-        self.basis = ClimatologyBasis.choose(times[training_N])
+        self.basis = ClimatologyBasis.choose(times[training_N], times)
         terms = self.basis.terms(times[:1]).shape[1]
         self.normal_PP = np.zeros((terms, terms))
         self.shift_C = np.full(shape[0], np.nan)  # near the mean, so that squares lose no digits

@@ -13,6 +13,7 @@ from convlstm_wx.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+DAYS = 366  # of the longest year
 _YEARS = (1678, 2262)  # what datetime64[ns] can hold
 MEND = "'convlstm-wx prepare --data ... --output clean.nc' mends it"
 
@@ -138,3 +139,18 @@ def decode_leads(axis: xr.DataArray) -> np.ndarray:
     if leads[0] < np.timedelta64(0, "ns"):
         raise DataError(f"'{axis.name}' begins with a negative lead time")
     return leads
+
+
+def days_of_year(times: np.ndarray) -> np.ndarray:
+    """From 0 (1 January) to 365 (31 December of a leap year)."""
+    dates = times.astype("datetime64[D]")
+    return (dates - dates.astype("datetime64[Y]")).astype(int)
+
+
+def longest_gap(known_days: np.ndarray, wanted_days: np.ndarray) -> float:
+    """Longest distance, in days, between the known days of the year around a wanted one; 0 if all are known."""
+    known = np.unique(known_days)
+    wanted = np.setdiff1d(wanted_days, known)
+    around = np.concatenate([known[-1:] - DAYS, known, known[:1] + DAYS])
+    after = np.searchsorted(around, wanted)
+    return float(np.max(around[after] - around[after - 1], initial=0))

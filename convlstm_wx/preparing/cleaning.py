@@ -28,7 +28,7 @@ class Rules:
         units: variable -> the units it shall have.
         bounds: variable -> lowest and highest value, in the units of the output; infinite is no bound.
         keep_implausible: leave values outside of the plausible range of known variables.
-        fill_time: longest gap in time to fill, in steps; 0 fills none.
+        fill_time: for how many steps the last observed value is held; 0 fills none.
         fill_space: how many grid points to fill inwards from the observed ones; 0 fills none.
 
     Raises:
@@ -181,12 +181,14 @@ def coarsen_axis(values: np.ndarray, factor: int) -> np.ndarray:
 
 
 def fill_time(values: np.ndarray, stretch_T: np.ndarray, most: int) -> np.ndarray:
-    """Fill gaps of at most `most` steps, in place, on the line between the observed values at their two ends.
+    """Hold what was last observed for at most `most` steps, in place.
+
+    A line to the next observation would tell a forecast that starts in the gap what is to come.
 
     Args:
         values: [T, ...], contiguous.
-        stretch_T: the number of the stretch of regular times that a time belongs to; a line stays inside one.
-        most: the longest gap to fill, in steps.
+        stretch_T: the number of the stretch of regular times that a time belongs to; nothing is held beyond one.
+        most: how many steps a value is held, at most.
 
     Returns:
         Where values were filled, bool [T, ...].
@@ -196,16 +198,13 @@ def fill_time(values: np.ndarray, stretch_T: np.ndarray, most: int) -> np.ndarra
     absent, lines = missing[:, gaps], values.reshape(len(values), -1)[:, gaps]  # [T, P], only points that have gaps
     index = np.arange(len(values))[:, None]
     before = np.maximum.accumulate(np.where(absent, -1, index), axis=0)
-    after = np.minimum.accumulate(np.where(absent, len(values), index)[::-1], axis=0)[::-1]
-    t, p = np.nonzero(absent & (before >= 0) & (after < len(values)) & (after - before - 1 <= most))
-    left, right = before[t, p], after[t, p]
-    inside = stretch_T[left] == stretch_T[right]
-    t, p, left, right = t[inside], p[inside], left[inside], right[inside]
-    share = (t - left) / (right - left)
+    t, p = np.nonzero(absent & (before >= 0) & (index - before <= most))
+    inside = stretch_T[before[t, p]] == stretch_T[t]
+    t, p = t[inside], p[inside]
     filled = np.zeros(missing.shape, bool)
     at = (t, np.flatnonzero(gaps)[p])
     filled[at] = True
-    values.reshape(len(values), -1)[at] = lines[left, p] + share * (lines[right, p] - lines[left, p])
+    values.reshape(len(values), -1)[at] = lines[before[t, p], p]
     return filled.reshape(values.shape)
 
 

@@ -180,17 +180,16 @@ def clean_block(dataset: xr.Dataset, task: Task, rules: Rules) -> Block:
     """
     field = dataset[task.name]
     plan = plan_field(task.name, field.attrs, rules)
-    # A line across a gap of N steps has its ends at most N steps away.
-    first, last = max(0, task.start - rules.fill_time), min(dataset.sizes["time"], task.stop + rules.fill_time)
+    first = max(0, task.start - rules.fill_time)
     inside = slice(task.start - first, task.stop - first)
-    read = _load(field.isel(time=slice(first, last)), dataset)
+    read = _load(field.isel(time=slice(first, task.stop)), dataset)
     values, counts = cleaning.convert_and_bound(read, plan)
-    if rules.fill_time:  # what lies around the stretch is counted where it is the stretch
+    if rules.fill_time:  # what lies before the stretch is counted where it is the stretch
         counts = cleaning.convert_and_bound(read[inside], plan)[1]
     values = _coarser(values, dataset, rules)
     filled_time = np.zeros(values.shape, bool)
     if rules.fill_time:
-        stretches = cleaning.regular_stretches(dataset["time"].values)[first:last]
+        stretches = cleaning.regular_stretches(dataset["time"].values)[first : task.stop]
         filled_time = cleaning.fill_time(values, stretches, rules.fill_time)
     values, filled_time = values[inside], filled_time[inside]
     filled_space = cleaning.fill_space(values, rules.fill_space)

@@ -120,6 +120,7 @@ class Run:
         self.resumed_at: tuple[int, int] | None = None
         self.counted_until = time.monotonic()
         self.saving = Saving(folder, config, processes, self.checkpoint)
+        self.was_stopped = False  # by a signal, which may ask a run to stop that ends by itself
         self.board: Board | None = None
         self.residuals: Residuals | None = None  # of the latest validation
         if resume is not None:
@@ -163,8 +164,10 @@ class Run:
             while self.progress.epoch <= self.config.num_epochs and not stopping.should_stop:
                 windows_per_s = self._adapting(lambda: self._epoch(stop_requested))
                 if windows_per_s is None:
+                    self.was_stopped = True
                     return self.saving.save("interrupted.pt")
                 self._finish_epoch(stopping, persistence, windows_per_s)
+            self.was_stopped = self.processes.any(bool(stop_requested))  # in the last validation
         if stopping.should_stop:
             log.info("no better validation loss for %d epochs: stopped early", stopping.patience)
         best = self.folder / "best.pt"

@@ -35,7 +35,7 @@ class KeptResiduals:
         drawn = np.random.default_rng(0).permutation(len(init_times))[: how_many(spec, len(init_times))]
         self.init_times, self.chosen = init_times, np.isin(np.arange(len(init_times)), drawn)
         self.fields: list[np.ndarray] = []
-        self.valid_LDHW: float | np.ndarray = 0.0
+        self.valid: list[np.ndarray] = []
         self.seen = 0
 
     def add(self, forecast_BLDHW: Tensor, batch: TensorBatch) -> None:
@@ -46,13 +46,23 @@ class KeptResiduals:
             at = torch.from_numpy(chosen).to(forecast_BLDHW.device)
             error, valid = batch.y_BLDHW[at] - forecast_BLDHW[at].float(), batch.valid_BLDHW[at] > 0
             self.fields.append(torch.where(valid, error, 0).half().cpu().numpy())
-            self.valid_LDHW = self.valid_LDHW + valid.sum(dim=0).cpu().numpy()
+            self.valid.append(valid.cpu().numpy())
 
     def residuals(self) -> Residuals | None:
         """What was kept; None if there are too few windows, or they are too large, to be worth it."""
         if not self.chosen.any():
             return None
-        fields = np.concatenate(self.fields)
-        # A point whose truth is often missing varies by as much as where it is not.
-        fields *= np.sqrt(len(fields) / np.maximum(self.valid_LDHW, 1)).astype(np.float16)
+        fields, valid = np.concatenate(self.fields), np.concatenate(self.valid)
+        _lend(fields, valid)
         return Residuals(self.init_times[self.chosen], fields)
+
+
+def _lend(fields_NLDHW: np.ndarray, valid_NLDHW: np.ndarray) -> None:
+    """In place, where the truth is missing the error of the same point in the latest window before that has one.
+
+    Before the first, that of the last; 0 where none has. So each point varies by as much as its errors do.
+    """
+    latest = np.where(valid_NLDHW[::-1].any(axis=0), len(fields_NLDHW) - 1 - valid_NLDHW[::-1].argmax(axis=0), -1)
+    held = np.take_along_axis(fields_NLDHW, latest.clip(min=0)[None], axis=0)[0]
+    for field, valid in zip(fields_NLDHW, valid_NLDHW):
+        field[...] = held = np.where(valid, field, held)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from convlstm_wx.checkpoint import Checkpoint, reached_in, save_checkpoint, versions
 from convlstm_wx.config import TrainConfig, as_flag
 from convlstm_wx.data.spec import DataSpec
@@ -137,6 +139,7 @@ def restore(resume: Checkpoint, learner: Learner, config: TrainConfig, steps_per
         for theirs, ours in zip(saved["optimizer"]["param_groups"], learner.optimizer.param_groups)
     ]
     learner.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": groups})
+    _lay_out_like_weights(learner.optimizer)
     if saved["scaler"]:  # empty where the run so far needed no scaler
         learner.scaler.load_state_dict(saved["scaler"])
     learner.averaged.load_state_dict(saved["averaged"])
@@ -152,6 +155,14 @@ def restore(resume: Checkpoint, learner: Learner, config: TrainConfig, steps_per
         progress.step_in_epoch = progress.step_in_epoch * before // progress.windows_per_step
         progress.global_step = (progress.epoch - 1) * steps_per_epoch + progress.step_in_epoch
     return progress
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in the order of memory of their weights: another device's may be another, and a fused step minds none."""
+    for weight, state in optimizer.state.items():
+        for name, values in state.items():
+            if values.ndim and values.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(values)
 
 
 def windows_per_step(config: TrainConfig, processes: Processes) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from convlstm_wx.checkpoint import Checkpoint, load_checkpoint
+from convlstm_wx.checkpoint import Checkpoint, checkpoints_of, load_checkpoint
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import CheckpointError, ConfigError
@@ -19,7 +19,7 @@ def start_from(path: str, network: Network, ours: Blueprint, spec: DataSpec) -> 
     """Give a fresh network the averaged weights of another run; its buffers, statistics of the new data, stay.
 
     Args:
-        path: of the other run's checkpoint.
+        path: of the other run's checkpoint, or its folder, whose best.pt it is then.
         network: that is changed.
         ours: what it was built from.
         spec: the new run's data.
@@ -31,7 +31,12 @@ def start_from(path: str, network: Network, ours: Blueprint, spec: DataSpec) -> 
         CheckpointError: if the checkpoint cannot be read, or its network has another shape or other channels, naming
             what differs.
     """
-    checkpoint = load_checkpoint(path)
+    file, *others = checkpoints_of(path)
+    if others:
+        raise CheckpointError(
+            f"--init-from {path}: is an ensemble of {len(others) + 1}; name one of them, such as {file}"
+        )
+    checkpoint = load_checkpoint(file)
     found = [*_other_network(checkpoint, ours), *_out_of_place(checkpoint.spec, spec)]
     if found:
         raise CheckpointError(f"--init-from {path}: its network does not fit: {'; '.join(found)}")

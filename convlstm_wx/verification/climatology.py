@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
+from convlstm_wx.data.times import DAYS, days_of_year, longest_gap
 from convlstm_wx.errors import DataError
 
-DAYS = 366
 HALF_WINDOW = 31  # weight 1 - |d| / 31: zero from 31 days on, so 61 days count
 YEARS_FOR_WINDOW = 3.8  # four years less what an embargo takes
 ACCUMULATOR_BYTES = 256e6
@@ -104,12 +104,6 @@ def fit_climatology(
     return Climatology(keys, fields.clip(min=0) if never_negative else fields, description)
 
 
-def _days(times: np.ndarray) -> np.ndarray:
-    """Day of the year from 0 (1 January) to 365 (31 December of a leap year)."""
-    dates = times.astype("datetime64[D]")
-    return (dates - dates.astype("datetime64[Y]")).astype(int)
-
-
 def minutes_of_day(times: np.ndarray) -> np.ndarray:
     """Minutes since midnight UTC."""
     return ((times - times.astype("datetime64[D]")) // np.timedelta64(1, "m")).astype(int)
@@ -117,7 +111,7 @@ def minutes_of_day(times: np.ndarray) -> np.ndarray:
 
 def _keys(times: np.ndarray) -> np.ndarray:
     """One number per day of the year and time of day."""
-    return _days(times) * 1440 + minutes_of_day(times)
+    return days_of_year(times) * 1440 + minutes_of_day(times)
 
 
 def _clock(minute: int) -> str:
@@ -133,7 +127,7 @@ def _choose_method(training: np.ndarray, wanted_times: np.ndarray) -> tuple[Smoo
     dates = np.unique(training.astype("datetime64[D]"))
     step_days = float(np.median(np.diff(dates).astype(float))) if dates.size > 1 else 1.0
     years = dates.size * step_days / 365.25
-    gap = _longest_gap(_days(dates), _days(wanted_times)) - step_days
+    gap = longest_gap(days_of_year(dates), days_of_year(wanted_times)) - step_days
     of_what = f"{training.size} training times ({years:.1f} years)"
     if years >= YEARS_FOR_WINDOW and gap <= 15:
         return _windowed, f"mean per day of year and hour of day over {of_what}, 61-day triangular window"
@@ -146,15 +140,6 @@ def _choose_method(training: np.ndarray, wanted_times: np.ndarray) -> tuple[Smoo
     return partial(_harmonic, order=0), (
         f"mean per hour of day over {of_what}; the season cannot be known from them, so this rival is weak"
     )
-
-
-def _longest_gap(training_days: np.ndarray, wanted_days: np.ndarray) -> float:
-    """Longest distance, in days, between the training days before and after a wanted day; 0 if all are trained."""
-    known = np.unique(training_days)
-    wanted = np.setdiff1d(wanted_days, known)
-    around = np.concatenate([known[-1:] - DAYS, known, known[:1] + DAYS])
-    after = np.searchsorted(around, wanted)
-    return float(np.max(around[after] - around[after - 1], initial=0))
 
 
 def _bands(values: xr.DataArray, n_minutes: int) -> Iterator[slice]:
@@ -171,7 +156,7 @@ def _sums_by_day(values: xr.DataArray, training: np.ndarray, minutes: np.ndarray
     counts = np.zeros((minutes.size * DAYS, n_points), np.int32)
     n_blocks = int(np.ceil(training.size * n_points * 8 / READ_BYTES))
     for times in np.array_split(training, n_blocks):
-        place = np.searchsorted(minutes, minutes_of_day(times)) * DAYS + _days(times)
+        place = np.searchsorted(minutes, minutes_of_day(times)) * DAYS + days_of_year(times)
         order = np.argsort(place, kind="stable")
         places, starts = np.unique(place[order], return_index=True)
         block = read(values, times).reshape(times.size, n_points)[order].astype(float)
