@@ -138,8 +138,8 @@ class TrainConfig:
     init_from: str | None = _option(
         None,
         "Training",
-        "a checkpoint of another run, or its folder, whose weights this one starts from; all else starts anew: fine-tuning "
-        "(default: random weights)",
+        "a checkpoint of another run, or its folder, whose weights this one starts from (fine-tuning); all else starts "
+        "anew (default: random weights)",
     )
     num_epochs: int = _option(
         AUTO,
