@@ -9,7 +9,7 @@ import xarray as xr
 from convlstm_wx.data.regions import area_weights
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear import inverse_model, record
-from convlstm_wx.linear.inverse_model import fit, spread
+from convlstm_wx.linear.inverse_model import fit, spreads
 from convlstm_wx.verification.climatology import fit_climatology
 from convlstm_wx.verification.record import Record
 from tests.weather import times, travelling_waves
@@ -129,7 +129,7 @@ def test_the_spread_is_that_of_the_errors_elsewhere(waves):
     for training, exact in ((TRAINING, 0.1), (TRAINING[:150], 0.25)):
         leads = [DAY, 6 * DAY]
         model = fit(known, training, leads, WEIGHTS, DAY)
-        told = spread(model, known, training, "t2m")
+        told = spreads(model, known, training)["t2m"]
         inits = HELD_OUT[:-6]
         for lead in leads:
             now, truth = known["t2m"].anomalies(inits), known["t2m"].anomalies(inits + lead)

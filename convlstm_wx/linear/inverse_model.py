@@ -177,22 +177,27 @@ class _Rest:
         return self.record.anomalies(times) - np.tensordot(held, self.patterns_KHW, 1)
 
 
-def spread(
-    model: InverseModel, records: Mapping[str, Record], training_times: np.ndarray, channel: str
-) -> dict[np.timedelta64, np.ndarray]:
-    """Standard deviation of the errors of a channel [H, W] by lead time, 0 where nothing was observed.
+def spreads(
+    model: InverseModel, records: Mapping[str, Record], training_times: np.ndarray
+) -> dict[str, dict[np.timedelta64, np.ndarray]]:
+    """Standard deviation of the errors [H, W] by channel that is forecast and lead time, 0 where nothing was observed.
 
     That of the fit over the training times, made larger by the model's optimism.
     """
-    made = model.forecast(records, training_times)
-    sums = {lead: np.zeros((2, *records[channel].shape)) for lead in model.operators_DK}
-    for starts in blocks_of(training_times, records[channel]):
-        now = records[channel].anomalies(starts)
-        for lead, sum_ in sums.items():
-            error = made.anomaly(channel, starts, lead, now) - records[channel].anomalies(starts + lead)
-            error[~np.isin(starts + lead, training_times)] = np.nan
-            sum_ += [np.nansum(error**2, axis=0), np.isfinite(error).sum(axis=0)]
-    return {lead: np.sqrt(model.optimism[lead] * total / np.maximum(n, 1)) for lead, (total, n) in sums.items()}
+    wanted, largest = list(model.patterns_KHW), max(records.values(), key=lambda record: np.prod(record.shape))
+    sums = {name: {lead: np.zeros((2, *records[name].shape)) for lead in model.operators_DK} for name in wanted}
+    for starts in blocks_of(training_times, largest):
+        made = model.forecast(records, starts)
+        for name in wanted:
+            now = records[name].anomalies(starts)
+            for lead, sum_ in sums[name].items():
+                error = made.anomaly(name, starts, lead, now) - records[name].anomalies(starts + lead)
+                error[~np.isin(starts + lead, training_times)] = np.nan
+                sum_ += [np.nansum(error**2, axis=0), np.isfinite(error).sum(axis=0)]
+    return {
+        name: {lead: np.sqrt(model.optimism[lead] * total / np.maximum(n, 1)) for lead, (total, n) in of.items()}
+        for name, of in sums.items()
+    }
 
 
 def _orthogonal_functions(

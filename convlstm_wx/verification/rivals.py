@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -19,8 +20,6 @@ from convlstm_wx.verification.pairs import fields_of
 from convlstm_wx.verification.record import Record
 
 log = logging.getLogger(__name__)
-
-LEARNING = {"damped_persistence", "linear_inverse_model"}  # those that need more of training than its climatology
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,12 @@ class Rivals:
 
     def spread(self, channel: str) -> dict[np.timedelta64, np.ndarray] | None:
         """How uncertain the linear inverse model is [H, W], by lead time; None where it is no rival."""
-        if self.inverse is None:
-            return None
-        return inverse_model.spread(self.inverse.model, self.records, self.training, channel)
+        return self._spreads.get(channel)
+
+    @cached_property
+    def _spreads(self) -> dict[str, dict[np.timedelta64, np.ndarray]]:
+        """Of all channels at once, as each forecast is made from all."""
+        return inverse_model.spreads(self.inverse.model, self.records, self.training) if self.inverse else {}
 
     def descriptions(self) -> dict[str, str]:
         """How each was made, in one sentence."""
@@ -94,7 +96,7 @@ def learn(
     init_times, lead_times = np.sort(forecast["init_time"].values), forecast["lead_time"].values
     names = baselines.choose(asked, lead_times)
     step = time_step(truth["time"].values)
-    training, wanted = _times(truth["time"].values, training_times, init_times, lead_times, step, LEARNING & set(names))
+    training, wanted = _times(truth["time"].values, training_times, init_times, lead_times, step)
     records = {}
     for channel in channels:
         observed = fields_of(truth, channel)
@@ -120,16 +122,14 @@ def _times(
     init_times: np.ndarray,
     lead_times: np.ndarray,
     step: np.timedelta64,
-    learning: set[str],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The training times to learn from, and all times whose climatology is needed.
 
-    Of times of day that nobody asks for nothing is read.
+    They are the same whichever rivals are asked for, as the thresholds of events follow from both. Of times of day
+    that nobody asks for nothing is read.
     """
     valid_times = np.unique(np.add.outer(init_times, lead_times))
     training = np.intersect1d(training_times, held)
-    if not learning:
-        return training, valid_times
     past = [init_times - lag * step for lag in range(max(inverse_model.PAST_TIMES))]
     at_init = np.intersect1d(np.concatenate(past), held)
     asked_for = np.union1d(minutes_of_day(valid_times), minutes_of_day(at_init))
