@@ -16,6 +16,7 @@ from convlstm_wx.verification.evaluate import evaluate
 from convlstm_wx.verification.pairing import errors_of_forecasts, scores_of_forecast
 from convlstm_wx.verification.recording import write_comparison
 from convlstm_wx.verification.significance import Dependence
+from convlstm_wx.verification.summary import write_scores
 from convlstm_wx.verification.where import discoveries, p_values
 from tests.weather import autoregressive, times
 
@@ -114,12 +115,13 @@ def test_only_common_channels_lead_times_and_init_times_count_and_are_counted():
     assert [gains.attrs[name] for name in ("pairs_a", "pairs_b", "pairs_common")] == [600, 600, 300]
 
 
-def test_pairs_scored_on_other_points_are_left_out():
+def test_pairs_scored_on_other_points_are_left_out_and_said(caplog):
     b = make_scores(seed=2)
     b["mse_by_init"][1, :, :, :100] += 1.0  # persistence differs: other points or another truth
     gains = gains_of(make_scores(seed=1), b)
     assert (gains["pairs"] == 200).all()
     assert gains.attrs["pairs_common"] == 400
+    assert "200 of 600 common pairs left out for some channel, as A and B were scored on different" in caplog.text
 
 
 def test_months_are_those_of_the_valid_time():
@@ -184,9 +186,11 @@ def make_truth(days: int = 400) -> xr.Dataset:
     )
 
 
-def make_forecast(truth: xr.Dataset, error: float, *, seed: int, west: float | None = None) -> xr.Dataset:
+def make_forecast(
+    truth: xr.Dataset, error: float, *, seed: int, west: float | None = None, step: np.timedelta64 = DAY
+) -> xr.Dataset:
     """The truth with errors of this size; west: the size in the western half."""
-    inits, leads = truth["time"].values[:-3], np.arange(1, 3) * DAY
+    inits, leads = truth["time"].values[:-3], np.arange(1, 3) * step
     valid = xr.DataArray(np.add.outer(inits, leads), dims=("init_time", "lead_time"))
     made = truth.sel(time=valid).drop_vars("time").assign_coords(init_time=inits, lead_time=leads)
     size = np.full(6, error)
@@ -394,6 +398,21 @@ def test_an_evaluation_and_a_forecast_file_are_compared_without_maps(files, tmp_
     assert "maps: none" in said
     assert run("compare", files / "scores_a.nc", files / "scores_b.nc", "--output", tmp_path / "c") == 0
     assert "t2m: B is better at every lead time" in (tmp_path / "c/comparison.html").read_text()
+
+
+def test_gaps_in_data_of_every_six_hours_leave_pairs_of_an_evaluation_and_a_forecast_file(tmp_path, capsys):
+    step = DAY // 4
+    whole = make_truth().assign_coords(time=times("2000-01-01", "2001-01-01", 6)[:400])
+    forecasts = [make_forecast(whole, size, seed=seed, step=step) for size, seed in ((1.0, 1), (0.8, 2))]
+    holed = whole.where(np.random.default_rng(0).random(whole["t2m"].shape) > 0.1).drop_attrs(deep=False)
+    holed.to_netcdf(tmp_path / "truth.nc")
+    scored = evaluate(forecasts[0], holed, whole["time"].values, baselines=["diurnal_persistence"])
+    write_scores(scored, tmp_path)
+    forecasts[1].to_netcdf(tmp_path / "b.nc")
+    assert run("compare", tmp_path, tmp_path / "b.nc", "--data", tmp_path / "truth.nc") == 0
+    said = capsys.readouterr().out
+    assert "789 in common of init and lead time, of 794" in said  # the first have no same hour of the day before
+    assert "left out" not in said
 
 
 @pytest.mark.parametrize(

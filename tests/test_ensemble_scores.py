@@ -97,6 +97,17 @@ def test_probabilities_of_a_reliable_ensemble_come_true():
     assert float(narrow[-1]) < 0.85
 
 
+def test_the_crps_with_missing_points_is_the_weighted_mean_over_the_others():
+    given = ensemble(3, 1.0, inits=5)
+    there = xr.DataArray(np.random.default_rng(1).random((5, 4, 5)) < 0.7, dims=given.truth.dims)
+    members, truth = given.members.where(there), given.truth.where(there)
+    holed = Pairs(given.systems.where(there), truth, given.usual, given.lost, members)
+    weights = xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="lat")
+    each = scores.probability.crps_for_ensemble(members, truth, "realization", method="fair", preserve_dims="all")
+    expected = each.weighted(weights).mean(("lat", "lon"))
+    np.testing.assert_allclose(by_init(holed, weights)["crps"], expected, rtol=1e-12)
+
+
 def test_brier_score_by_hand():
     # Probability 1/2 everywhere; the event happens: (1/2)^2.
     given = pairs(np.array([-1.0, 1.0])[:, None, None, None] * np.ones((2, 1, 4, 5)), np.ones((1, 4, 5)))

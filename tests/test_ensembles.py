@@ -108,6 +108,9 @@ def test_statistics_are_the_mean_and_the_standard_deviation_of_the_members(folde
             ["--members", 3, "--spread", "errors", "--perturbation", 0.1],
             "--perturbation has no effect with --spread",
         ),
+        ("ab", STATES, "have no effect on 2 members of 2 networks, as the first of each starts unperturbed; give more"),
+        ("ab", ["--members", 2, "--perturbation", 0.1], "have no effect on 2 members of 2 networks"),
+        ("a", ["--members", 1, *STATES], "have no effect on 1 member of 1 network, as"),
     ],
 )
 def test_what_makes_no_ensemble_is_refused(folder, tmp_path, capsys, runs, options, message):

@@ -300,6 +300,14 @@ def test_verdicts_say_plainly_what_the_intervals_allow(scored, persistence, clim
     assert verdicts(with_differences(scored, persistence, climatology)) == [f"t2m {said}"]
 
 
+def test_equal_errors_that_are_not_tested_are_no_larger_ones(scored):
+    same = with_differences(scored, [np.nan] * 3, [0.5] * 3)
+    same["mse_difference"] = same["mse_difference"] * 0
+    assert verdicts(same) == [
+        f"t2m {UNSURE} climatology at every lead time and has the same error as persistence at every lead time."
+    ]
+
+
 def test_verdict_of_a_channel_without_pairs(scored):
     nothing = with_differences(scored, [0, 0, 0], [0, 0, 0])
     nothing["mse_difference"] = nothing["mse_difference"] * np.nan
@@ -387,7 +395,8 @@ def test_baselines_can_be_chosen_and_the_choice_does_not_move_the_others(forecas
     )
     assert two["reference"].values.tolist() == ["persistence", "climatology"]
     assert three["reference"].values.tolist() == ["persistence", "damped_persistence", "climatology"]
-    xr.testing.assert_allclose(two["rmse"], three["rmse"].sel(system=two["system"]))
+    for name in ("rmse", "hits"):  # with the thresholds of the events
+        xr.testing.assert_allclose(two[name], three[name].sel(system=two["system"]))
 
 
 def test_too_short_a_training_leaves_the_inverse_model_out_unless_it_was_asked_for(forecast, truth, caplog):

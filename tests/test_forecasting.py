@@ -14,6 +14,7 @@ import xarray as xr
 from convlstm_wx.cli import main
 from convlstm_wx.conventions import physical_limits, weatherbench_name
 from convlstm_wx.data.reading import open_forecast
+from convlstm_wx.forecast.choosing import parse_time
 from convlstm_wx.pieces import Pieces
 from tests.region_files import region, write
 
@@ -59,6 +60,21 @@ def test_latest_and_named_times_together(folder, tmp_path):
     assert days(tmp_path / "f.nc") == ["2001-05-01", "2001-05-02", "2002-02-24"]
     assert forecast(folder, tmp_path / "g.nc", "--init", "latest") == 0
     assert days(tmp_path / "g.nc") == ["2002-02-24"]
+
+
+def test_the_end_of_a_period_is_all_of_it_as_in_prepare(folder, tmp_path):
+    assert forecast(folder, tmp_path / "f.nc", "--start", "2001-05-30", "--end", "2001-05") == 0
+    assert days(tmp_path / "f.nc") == ["2001-05-30", "2001-05-31"]
+    assert parse_time("--end", "2008", last=True) == np.datetime64("2008-12-31T23:59:59")
+    assert parse_time("--end", "2008-07-01T12:00:00.5Z", last=True) == np.datetime64("2008-07-01T12:00:00")
+
+
+def test_a_file_too_short_to_start_from_is_not_told_to_have_a_gap(folder, tmp_path, capsys):
+    write(region(levels=(850, 500)).isel(time=slice(2)), tmp_path / "short.nc")
+    assert forecast_from(folder, tmp_path / "short.nc", tmp_path / "f.nc") == 2
+    said = capsys.readouterr().err
+    assert "short.nc: holds 2 times, but a forecast starts from 3, one each 1 d" in said
+    assert "gap" not in said
 
 
 def test_every_takes_the_start_and_each_so_much_later(folder, tmp_path):
@@ -117,6 +133,7 @@ def test_init_times_with_missing_values_are_left_out_of_a_period_and_refused_by_
         (["--init-time", "2001-01-02"], "are not all in the file, which covers 2001-01-01T00:00 to 2002-02-24T00:00"),
         (["--init-time", "2001-05-01", "--every", "1d"], "--init-time goes alone"),
         (["--every", "36h"], "--every 36 h: not a multiple of the file's time step, 1 d"),
+        (["--init-time", "2001-05-01T00:00+05:30"], "+05:30: not a time; write it as 2008-07-01 or"),
         (["--every", "often"], "'often' is not a step such as 1h, 6h or 1d"),
         (["--start", "2001-04-11", "--end", "2001-04-14"], "no init time between 2001-04-11 and 2001-04-14"),
         (

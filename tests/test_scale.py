@@ -1,18 +1,25 @@
 """Forecasts beyond memory, and a cluster: the same scores, nothing left behind, never the whole archive in memory."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from convlstm_wx.checkpoint import load_checkpoint
 from convlstm_wx.cli import main
 from convlstm_wx.commands.keeping import kept
+from convlstm_wx.commands.trainings import Training, forecast
+from convlstm_wx.data.reading import open_dataset
+from convlstm_wx.device import choose_device
+from convlstm_wx.forecast.rollout import Forecast, Trained
 from tests.region_files import region, write
 
-LITTLE = ["--memory-budget", "0.000001"]
+LITTLE = ["--memory-budget", "1e-9"]
 
 
 def run(*arguments: object) -> int:
@@ -67,20 +74,43 @@ def test_comparisons_of_forecasts_that_do_not_fit_are_the_same_too(trained, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "memory"]
 
 
+def test_permutations_of_forecasts_that_do_not_fit_are_the_same_too(trained, tmp_path, capsys):
+    data = ["--data", trained / "region.nc", "--device", "cpu"]
+    sizes = ["--hidden-channels", 4, 8, "--input-steps", 2, "--lead-steps", 2, "--num-epochs", 1]
+    region = ["--target-region", 50, 54, 0, 4, "--include-upstream"]
+    assert run("train", *data, *sizes, *region, "--output-dir", tmp_path / "run") == 0
+    for name, options in (("memory", []), ("file", LITTLE)):
+        permute = ["permute-upstream", *data, "--checkpoint", tmp_path / "run", "--permutations", 2]
+        assert run(*permute, "--output", tmp_path / name, *options) == 0
+        assert capsys.readouterr().out.count("until they are scored") == (3 if options else 0)
+    with (
+        xr.open_dataset(tmp_path / "memory/permutation.nc") as ours,
+        xr.open_dataset(tmp_path / "file/permutation.nc") as theirs,
+    ):
+        xr.testing.assert_allclose(ours.load(), theirs.load(), rtol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "memory", "run"]
+
+
+def test_forecasts_of_an_experiment_are_written_piece_by_piece(trained, tmp_path, monkeypatch):
+    config = load_checkpoint(trained / "run/best.pt").config
+    training = Training("usual", replace(config, output_dir=str(tmp_path)))
+    shutil.copy(trained / "run/best.pt", training.best)
+    monkeypatch.delattr(Forecast, "collect")  # what has all of them in memory
+    forecast(training, open_dataset(config.data))
+    with xr.open_dataset(training.forecast) as made:
+        assert made.sizes["init_time"] > 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "forecast.nc"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_the_temporary_file_goes_however_scoring_ends(trained, tmp_path, error):
-    from convlstm_wx.checkpoint import load_checkpoint
-    from convlstm_wx.data.reading import open_dataset
-    from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.rollout import Forecast, Trained
-
     dataset = open_dataset([trained / "region.nc"])
     policy = choose_device("cpu", use_amp=False)
     some = dataset["time"].values[10:13]
-    forecast = Forecast([Trained(load_checkpoint(trained / "run/best.pt"))], dataset, some, 2, policy)
+    planned = Forecast([Trained(load_checkpoint(trained / "run/best.pt"))], dataset, some, 2, policy)
 
     def score() -> None:
-        with kept(forecast, tmp_path / "out", budget=1e-9) as made:
+        with kept(planned, tmp_path / "out", budget=1e-9) as made:
             assert made["t2m"].sizes["init_time"] == 3
             assert len(list(tmp_path.iterdir())) == 1
             raise error

@@ -202,12 +202,13 @@ def _errors(a: Side, b: Side, dataset: "xr.Dataset | None") -> "xr.Dataset":
 
     if a.forecast is not None and b.forecast is not None and dataset is not None:
         return errors_of_forecasts([a.forecast], [b.forecast], truth_of(dataset, a.forecast))
+    evaluated = next((side.scores["system"].values for side in (a, b) if side.scores is not None), ())
     scores = []
     for side in (a, b):
         if side.scores is not None:
             scores.append(side.scores)
         elif side.forecast is not None and dataset is not None:
-            scores.append(scores_of_forecast(side.forecast, truth_of(dataset, side.forecast)))
+            scores.append(scores_of_forecast(side.forecast, truth_of(dataset, side.forecast), evaluated))
     return errors_of_scores(*scores)
 
 

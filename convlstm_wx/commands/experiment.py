@@ -214,7 +214,7 @@ def _permutation_errors(
             making = argparse.Namespace(
                 **vars(choices(training.config)), permutations=options.permutations, seed=training.config.seed
             )
-            made = open_forecast(training.forecast).load()
+            made = open_forecast(training.forecast)
             errors = errors_of_permutations(making, load(training, dataset), dataset, made)
             with replacing(kept) as temporary, library_errors():
                 errors.to_netcdf(temporary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.compare import say, truth_of, write
+from convlstm_wx.commands.keeping import add_budget, kept
 from convlstm_wx.commands.making import load_members, open_trained
 from convlstm_wx.commands.options import (
     DONE,
@@ -17,7 +18,7 @@ from convlstm_wx.commands.options import (
     positive,
     seed,
 )
-from convlstm_wx.commands.unseen import add_months, forecast_unseen
+from convlstm_wx.commands.unseen import add_months, plan_unseen
 from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add(subparsers: Any) -> None:
     command.add_argument(
         "--seed", metavar="N", type=seed, default=0, help="of the shuffling and the resampling (default: 0)"
     )
+    add_budget(command)
 
 
 def add_permutations(command: Any) -> None:
@@ -74,23 +76,25 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--checkpoint {options.checkpoint}: has no upstream region to shuffle; train with --include-upstream"
         )
-    if options.output:
-        check_can_make(Path(options.output))
+    folder = Path(options.output) if options.output else None
+    if folder:
+        check_can_make(folder)
     dataset = open_dataset(options.data)
     trained = open_trained(members, dataset, options.upstream_data)
-    made, months = forecast_unseen(options, trained, dataset)
-    errors = errors_of_permutations(options, trained, dataset, made)
+    forecast, months = plan_unseen(options, trained, dataset)
+    with kept(forecast, folder, budget=options.memory_budget) as made:
+        errors = errors_of_permutations(options, trained, dataset, made, folder)
     gains = compare(errors, confidence=options.confidence, seed=options.seed)
     said = permutation.sentences(gains)
     say(gains, said)
-    if options.output:
+    if folder:
         facts = {
             "Checkpoint": str(options.checkpoint),
             "A": NAMES[0],
             "B": f"{NAMES[1]} of the same month and hour, {options.permutations} times shuffled",
             "Months": months,
         }
-        written = write(gains, said, Path(options.output), title=TITLE, facts=facts, names=NAMES, stem="permutation")
+        written = write(gains, said, folder, title=TITLE, facts=facts, names=NAMES, stem="permutation")
         log.info("written    %s", ", ".join(map(str, written)))
     return DONE
 
@@ -100,18 +104,21 @@ def errors_of_permutations(
     trained: Sequence["Trained"],
     dataset: "xr.Dataset",
     made: "xr.Dataset",
+    folder: Path | None = None,
 ) -> "xr.Dataset":
     """Errors of forecasts (A) and of the same with shuffled upstream inputs (B), a run for each permutation.
 
     Args:
-        options: permutations, seed, device, use_amp, batch_size.
-        made: the forecasts as they were; one permutation more is in memory at once.
+        options: permutations, seed, device, use_amp, batch_size, memory_budget.
+        made: the forecasts as they were, latitudes ascending.
+        folder: beside which those of one permutation wait if they are too many for memory, see keeping.kept.
     """
     import numpy as np
     import xarray as xr
 
     from convlstm_wx.device import choose_device
-    from convlstm_wx.forecast.assembling import make_forecast
+    from convlstm_wx.forecast.assembling import ensemble_of
+    from convlstm_wx.forecast.rollout import Forecast
     from convlstm_wx.verification.pairing import errors_of_forecasts
     from convlstm_wx.verification.permutation import other_times
 
@@ -121,17 +128,17 @@ def errors_of_permutations(
     runs = []
     for number in range(options.permutations):
         log.info("shuffling  %d of %d", number + 1, options.permutations)
-        shuffled = make_forecast(
+        forecast = Forecast(
             trained,
             dataset,
             init_times,
-            lead_steps=made.sizes["lead_time"],
-            policy=policy,
+            made.sizes["lead_time"],
+            policy,
+            ensemble=ensemble_of(trained),
             batch_size=options.batch_size,
             upstream_from=other_times(init_times, generator),
         )
-        # Means over the region are enough, and of them the shufflings can be averaged.
-        runs.append(
-            errors_of_forecasts([made.sortby("lat")], [shuffled.sortby("lat")], truth)[["mse_a", "mse_b", "weight"]]
-        )
+        with kept(forecast, folder, budget=options.memory_budget) as shuffled:
+            # Means over the region are enough, and of them the shufflings can be averaged.
+            runs.append(errors_of_forecasts([made], [shuffled], truth)[["mse_a", "mse_b", "weight"]])
     return xr.concat(runs, "run", data_vars="minimal", coords="minimal", compat="override", join="override")

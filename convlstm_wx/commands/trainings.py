@@ -12,7 +12,7 @@ from convlstm_wx.commands import evaluate as evaluation
 from convlstm_wx.commands import train as training_command
 from convlstm_wx.commands.making import load_members, open_trained
 from convlstm_wx.commands.options import DONE
-from convlstm_wx.commands.unseen import forecast_unseen
+from convlstm_wx.commands.unseen import plan_unseen
 from convlstm_wx.config import TrainConfig
 from convlstm_wx.errors import ConfigError
 
@@ -124,7 +124,13 @@ def _options(command: Any, arguments: Sequence[str]) -> argparse.Namespace:
 def choices(config: TrainConfig) -> argparse.Namespace:
     """Of making forecasts: the held-out months, on the device of training."""
     return argparse.Namespace(
-        months=None, allow_seen=False, lead_steps=None, batch_size=16, device=config.device, use_amp=config.use_amp
+        months=None,
+        allow_seen=False,
+        lead_steps=None,
+        batch_size=16,
+        device=config.device,
+        use_amp=config.use_amp,
+        memory_budget=None,
     )
 
 
@@ -134,14 +140,14 @@ def is_newer(made: Path, source: Path) -> bool:
 
 
 def forecast(training: Training, dataset: "xr.Dataset") -> None:
-    """The held-out months, by the best checkpoint."""
-    from convlstm_wx.forecast.writing import write_forecast
+    """The held-out months, by the best checkpoint; stopped, the same call goes on."""
+    from convlstm_wx.forecast.writing import forecast_to_file
 
     if is_newer(training.forecast, training.best):
         log.info("forecast already: %s", training.forecast)
         return
-    made, _ = forecast_unseen(choices(training.config), load(training, dataset), dataset)
-    write_forecast([made], training.forecast, made["init_time"].values)
+    plan, _ = plan_unseen(choices(training.config), load(training, dataset), dataset)
+    forecast_to_file(plan, training.forecast, data_files=request(training.config)["data files"], restart=True)
 
 
 def load(training: Training, dataset: "xr.Dataset") -> list["Trained"]:

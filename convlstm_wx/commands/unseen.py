@@ -99,11 +99,3 @@ def plan_unseen(
         skip_incomplete=True,
     )
     return forecast, months
-
-
-def forecast_unseen(
-    options: argparse.Namespace, trained: Sequence["Trained"], dataset: "xr.Dataset"
-) -> tuple["xr.Dataset", str]:
-    """What :func:`plan_unseen` plans, made in memory."""
-    forecast, months = plan_unseen(options, trained, dataset)
-    return forecast.collect(), months

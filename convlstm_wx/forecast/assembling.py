@@ -79,7 +79,7 @@ def ensemble_of(
         spread: errors: as the networks' mean was wrong on validation; states: from perturbed initial states; none: only
             as the networks differ; auto: none if no number of members is given, else errors if the checkpoints hold
             them and no perturbation is given, else states.
-        perturbation: of initial states; None: the usual one.
+        perturbation: of initial states; None: the usual one. The first member of each network starts unperturbed.
         seed: of errors or perturbations.
 
     Raises:
@@ -91,13 +91,20 @@ def ensemble_of(
         return None
     if spread in ("errors", "none") and perturbation is not None:
         raise ConfigError(f"--perturbation has no effect with --spread {spread}; leave one of the two out")
+    count, networks = members or len(trained), len(trained)
+    if (spread == "states" or perturbation is not None) and count <= networks:
+        raise ConfigError(
+            f"--spread states and --perturbation have no effect on {count} member{'s' if count > 1 else ''} of "
+            f"{networks} network{'s' if networks > 1 else ''}, as the first of each starts unperturbed; give more "
+            "--members than there are networks"
+        )
     if spread == "auto" and perturbation is None:
         lacking = "" if members is None else lacks_to_dress([each.checkpoint for each in trained])
-        if lacking:
+        if lacking and count > networks:
             log.warning("perturbed initial states, which alone are too alike: %s", lacking)
         spread = "none" if members is None else "states" if lacking else "errors"
     usual = PERTURBATION if perturbation is None else perturbation
-    return Ensemble(members or len(trained), spread == "errors", 0.0 if spread == "none" else usual, seed)
+    return Ensemble(count, spread == "errors", 0.0 if spread == "none" else usual, seed)
 
 
 def choose_lead_steps(asked: int | None, trained: int) -> int:

@@ -1,6 +1,7 @@
 """Which init times to forecast from: named ones, the newest, or all of a period; gaps of the data are named."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def choose_init_times(
         dataset: that fits it.
         named: times, and "latest" for the newest whose inputs are there and complete.
         start: of a period.
-        end: of a period.
+        end: of a period, all of it: 2008-07 is July to its last time.
         upstream: one dataset for each of the spec's `upstream_files`.
         every: of a period, only the start (or the first possible time) and every so much later.
 
@@ -99,18 +100,25 @@ def _around(times: np.ndarray, time: np.datetime64) -> str:
     return f"go from {iso(times[after - 1])} on to {iso(times[after])}"
 
 
-def parse_time(option: str, text: str) -> np.datetime64:
-    """A time as users write it.
+def parse_time(option: str, text: str, *, last: bool = False) -> np.datetime64:
+    """A time as users write it; the last second of it on demand: "--end 2008-07" means all of July, as in prepare.
 
     Raises:
         ConfigError: naming the option.
     """
+    bare = text.removesuffix("Z")
     try:
-        time = np.datetime64(text.removesuffix("Z"), "s")
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: not a time; write it as 2008-07-01 or 2008-07-01T12:00") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy's of an offset from UTC
+            time = np.datetime64(bare, "s")
+    except (ValueError, UserWarning) as error:
+        raise ConfigError(
+            f"{option} {text}: not a time; write it as 2008-07-01 or 2008-07-01T12:00, in UTC and without an offset"
+        ) from error
     if not np.datetime64("1678") < time < np.datetime64("2262"):
         raise ConfigError(f"{option} {text}: out of range; files hold times from 1678 to 2261")
+    if last:
+        time = max(time, (np.datetime64(bare) + 1).astype("datetime64[s]") - np.timedelta64(1, "s"))
     return time.astype("datetime64[ns]")
 
 
@@ -123,6 +131,12 @@ def _named(spec: DataSpec, dataset: xr.Dataset, text: str, upstream: Sequence[xr
 
 
 def _newest(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Dataset]) -> np.datetime64:
+    held = dataset.sizes["time"]
+    if held < spec.input_steps:
+        raise DataError(
+            f"{source_of(dataset)}: holds {held} time{'s' if held > 1 else ''}, but a forecast starts from "
+            f"{spec.input_steps}, one each {describe_step(spec.step)}; give --data that holds so many"
+        )
     tail = dataset.isel(time=slice(-(spec.input_steps + NEWEST_TRIES), None))
     windows = open_sources(spec, tail, upstream).windows(spec, lead_steps=0)
     if len(windows) == 0:
@@ -139,7 +153,7 @@ def _of_period(
     times = dataset["time"].values
     possible = possible_init_times(spec, times)
     first = parse_time("--start", start) if start else (possible if possible.size else times)[0]
-    last = min(parse_time("--end", end), times[-1]) if end else times[-1]
+    last = min(parse_time("--end", end, last=True), times[-1]) if end else times[-1]
     if every is None:
         asked = times[(times >= first) & (times <= last)]
     else:

@@ -1,6 +1,7 @@
 """Is forecast B better than forecast A on the pairs that both made? "Does the upstream region help?" """
 
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from convlstm_wx.verification.pairing import differences
 from convlstm_wx.verification.significance import MIN_BLOCKS, RESAMPLES, paired_by_channel
 from convlstm_wx.verification.where import discoveries
 from convlstm_wx.verification.wording import lead_label, span
+
+log = logging.getLogger(__name__)
 
 FORMULAS = {
     "gain": "1 - MSE of B / MSE of A on common pairs; positive: B is better",
@@ -52,7 +55,7 @@ def errors_of_scores(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
     """Errors of two evaluations, as `compare` takes them, on the channels, lead times and init times of both.
 
     Pairs count if persistence has the same error in both: then both were scored on the same points against the same
-    truth. Maps cannot be made: scores keep no errors by point and init time.
+    truth. Others are left out, with a warning. Maps cannot be made: scores keep no errors by point and init time.
 
     Raises:
         DataError: another grid or other units, nothing in common, or no pair that was scored on the same points.
@@ -65,6 +68,14 @@ def errors_of_scores(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
         raise DataError(
             "the two evaluations were scored on different points or truths (persistence differs at every common pair); "
             "evaluate both on the same data and target region"
+        )
+    apart = int(((abs(ours - theirs) > 1e-6 * ours) | (ours.isnull() != theirs.isnull())).any("channel").sum())
+    if apart:
+        log.warning(
+            "%d of %d common pairs left out for some channel, as A and B were scored on different points (missing "
+            "values, or other rivals); evaluate both with the same --data and --baselines",
+            apart,
+            same.isel(channel=0).size,
         )
     mse = [scores["mse_by_init"].sel(system="model", drop=True).expand_dims("run") for scores in (a, b)]
     weight = a["weight_by_init"].where(same, 0.0)

@@ -3,8 +3,8 @@
 Shapes: F forecasts, N init times, H lat, W lon. One lead time of one channel is in memory at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial, reduce
 
 import numpy as np
 import xarray as xr
@@ -12,6 +12,7 @@ import xarray as xr
 from convlstm_wx.conventions import Channel, normalise_units
 from convlstm_wx.data.regions import Grid, row_weights
 from convlstm_wx.errors import DataError
+from convlstm_wx.verification.baselines import Baseline, diurnal_persistence, persistence
 from convlstm_wx.verification.climatology import read
 from convlstm_wx.verification.pairs import MEMBER, channels_of, fields_of, match_truth
 from convlstm_wx.verification.significance import Dependence, lead_in_spacings, season_of
@@ -52,18 +53,24 @@ def errors_of_forecasts(a: Sequence[xr.Dataset], b: Sequence[xr.Dataset], truth:
     return found.assign_coords({name: grid[name] for name in _PLACES if name in grid.coords}).assign_attrs(offered)
 
 
-def scores_of_forecast(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
+def scores_of_forecast(forecast: xr.Dataset, truth: xr.Dataset, systems: Collection[str] = ()) -> xr.Dataset:
     """What a comparison reads of an evaluation's scores: mse_by_init of the model and persistence, weight_by_init.
+
+    Args:
+        forecast, truth: as of errors_of_forecasts.
+        systems: of that evaluation. If diurnal persistence is among them, points count only where it is known too, as
+            in the evaluation; other rivals are known wherever persistence is.
 
     Raises:
         DataError: for a truth that does not fit.
     """
     truth, weights = match_truth(forecast, truth), row_weights(forecast)
+    rivals = [persistence, *([diurnal_persistence] if "diurnal_persistence" in systems else [])]
 
     def of_leads(channel: Channel) -> Iterator[xr.Dataset]:
-        for squared in _squared_errors([forecast], truth, channel, with_persistence=True):
+        for squared in _squared_errors([forecast], truth, channel, rivals):
             mse, weight = _area_means(squared, weights)
-            dims = ("system", "init_time")
+            mse, dims = mse[:2], ("system", "init_time")
             yield xr.Dataset({"mse_by_init": (dims, mse), "weight_by_init": ("init_time", weight)})
 
     found = _by_channel_and_lead(forecast, of_leads).assign_coords(system=["model", "persistence"])
@@ -147,15 +154,15 @@ def _at_lead(fields: xr.DataArray, number: int) -> np.ndarray:
 
 
 def _squared_errors(
-    forecasts: Sequence[xr.Dataset], truth: xr.Dataset, channel: Channel, *, with_persistence: bool = False
+    forecasts: Sequence[xr.Dataset], truth: xr.Dataset, channel: Channel, rivals: Sequence[Baseline] = ()
 ) -> Iterator[np.ndarray]:
-    """[F, N, H, W] of one lead time after the other, NaN where any of them is not valid; persistence comes last."""
+    """[F, N, H, W] of one lead time after the other, NaN where any of them is not valid; rivals come last."""
     observed = fields_of(truth, channel)
     given = [fields_of(forecast, channel) for forecast in forecasts]
     init_times = given[0]["init_time"].values
-    held = [read(observed, init_times)] if with_persistence else []
     for number, lead in enumerate(given[0]["lead_time"].values):
-        fields = np.stack([*(_at_lead(each, number) for each in given), *held]).astype(float)
+        others = (rival(init_times, lead, partial(read, observed)) for rival in rivals)
+        fields = np.stack([*(_at_lead(each, number) for each in given), *others]).astype(float)
         squared = (fields - read(observed, init_times + lead)) ** 2
         squared[:, ~np.isfinite(squared).all(axis=0)] = np.nan
         yield squared

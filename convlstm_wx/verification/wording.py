@@ -11,6 +11,7 @@ CLAUSES = {
     "better": "beats",
     "same": "shows no significant difference from",
     "worse": "is worse than",
+    "equal": "has the same error as",
     "smaller": "has a smaller error than",
     "larger": "has a larger error than",
 }
@@ -54,6 +55,8 @@ def _outcome(skill: float, difference: float, p: float, *, level: float) -> str 
     """What a skill and its p-value say; None if nothing was scored. Untested, only which error is larger is told."""
     if np.isnan(difference):
         return None
+    if difference == 0 and (np.isnan(p) or p == 1):
+        return "equal"
     if np.isnan(p):
         return "smaller" if difference < 0 else "larger"
     if p > level + 1e-12:
