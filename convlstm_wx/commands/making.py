@@ -113,7 +113,8 @@ def say_ensemble(forecast: "Forecast") -> None:
     if ensemble.is_dressed:
         how = "dressed with errors of validation"
     else:
-        how = f"{perturbed} of them from perturbed initial states" if perturbed else "alike but for their network"
+        alike = "alike but for their network; --members 50 makes them as different as forecasts are wrong"
+        how = f"{perturbed} of them from perturbed initial states" if perturbed else alike
     log.info("ensemble   %s of %s, %s", count(ensemble.members, "member"), count(networks, "network"), how)
 
 
