@@ -34,7 +34,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
-LIGHT_DATA = {"reading", "regions", "splits"}
+LIGHT_DATA = {"reading", "regions", "splits", "times"}
 
 
 def files() -> list[Path]:

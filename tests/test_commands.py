@@ -627,7 +627,7 @@ def test_what_to_run_next_can_be_pasted(caplog):
     with caplog.at_level("INFO"):
         config = TrainConfig(data=("my data.nc",), output_dir="my run")
         train._say_what_next(config, Path("my run/best.pt"))
-        train._say_what_next(config, Path("my run/interrupted.pt"))
+        train._say_what_next(config, Path("my run/interrupted.pt"), is_unfinished=True)
     assert "forecast --checkpoint 'my run' --data 'my data.nc'" in caplog.text
     assert "evaluate --checkpoint 'my run' --data 'my data.nc'" in caplog.text
     assert "--data 'my data.nc' --resume 'my run/interrupted.pt'" in caplog.text

@@ -27,7 +27,7 @@ def test_the_curriculum_begins_with_one_lead_and_reaches_all_evenly():
 def test_the_share_of_truth_falls_to_nothing():
     schedule = Schedule(TrainConfig(scheduled_sampling=0.8, num_epochs=2), steps_per_epoch=2)
     assert [schedule.truth_share(step) for step in range(5)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0])
-    assert Schedule(TrainConfig(), steps_per_epoch=2).truth_share(0) == 0
+    assert Schedule(TrainConfig(num_epochs=1), steps_per_epoch=2).truth_share(0) == 0
 
 
 @pytest.mark.parametrize(
