@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convlstm_wx.commands.options import DONE, add_command, nonempty, print_out
-from convlstm_wx.errors import CheckpointError, ConfigError
+from convlstm_wx.errors import CheckpointError
 
 if TYPE_CHECKING:
     from convlstm_wx.checkpoint import Checkpoint
@@ -180,26 +180,16 @@ def _skill(checkpoint: "Checkpoint") -> dict[str, Any] | None:
 def _next_commands(checkpoint: "Checkpoint", path: Path) -> Iterator[str]:
     """What to do with it, or with the ensemble in a folder, ready to be pasted."""
     from convlstm_wx.checkpoint import members_in
+    from convlstm_wx.training.saving import why_ended
 
     file, data = shlex.quote(str(path)), shlex.join(checkpoint.config.data)
     folder = path if path.is_dir() else path.parent
-    if path.name != "best.pt" and not path.is_dir() and _has_more(checkpoint):
+    if path.name != "best.pt" and not path.is_dir() and not why_ended(checkpoint.config, checkpoint):
         yield f"convlstm-wx train --data {data} --resume {file}"
     yield f"convlstm-wx forecast --checkpoint {file} --data {data} --output forecast.nc"
     yield f"convlstm-wx evaluate --checkpoint {file} --data {data} --output evaluation/"
     if (folder / "history.csv").exists() or members_in(folder):
         yield f"convlstm-wx plot-history {shlex.quote(str(folder))} --output history.png"
-
-
-def _has_more(checkpoint: "Checkpoint") -> bool:
-    """Whether epochs are left to train."""
-    from convlstm_wx.training.saving import check_something_left
-
-    try:
-        check_something_left(checkpoint.config, checkpoint)
-    except ConfigError:
-        return False
-    return True
 
 
 def _finite(entry: Any) -> Any:

@@ -120,14 +120,12 @@ def _say_where_from(found: Path | None, folder: Path) -> None:
 
 def _has_ended(resume: "Checkpoint", config: TrainConfig) -> bool:
     """Whether nothing is left to train, which is told; for a job that a queue starts again that is no mistake."""
-    from convlstm_wx.training.saving import check_something_left
+    from convlstm_wx.training.saving import why_ended
 
-    try:
-        check_something_left(config, resume)
-    except ConfigError as ended:
+    ended = why_ended(config, resume)
+    if ended:
         log.info("%s", ended)
-        return True
-    return False
+    return bool(ended)
 
 
 def _ensemble_config(options: argparse.Namespace, folder: Path) -> TrainConfig:

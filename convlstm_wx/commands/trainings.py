@@ -14,7 +14,6 @@ from convlstm_wx.commands.making import load_members, open_trained
 from convlstm_wx.commands.options import DONE
 from convlstm_wx.commands.unseen import plan_unseen
 from convlstm_wx.config import TrainConfig
-from convlstm_wx.errors import ConfigError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,15 +63,9 @@ class Training:
     def is_trained(self) -> bool:
         """Whether all epochs are done, or training stopped early."""
         from convlstm_wx.checkpoint import load_checkpoint
-        from convlstm_wx.training.saving import check_something_left
+        from convlstm_wx.training.saving import why_ended
 
-        if not self.best.exists() or not self.last.exists():
-            return False
-        try:
-            check_something_left(self.config, load_checkpoint(self.last))
-        except ConfigError:
-            return True
-        return False
+        return self.best.exists() and self.last.exists() and bool(why_ended(self.config, load_checkpoint(self.last)))
 
 
 def request(config: TrainConfig) -> dict[str, Any]:

@@ -44,9 +44,9 @@ from convlstm_wx.training.saving import (
     Progress,
     Saving,
     check_same_run,
-    check_something_left,
     checkpoint_of,
     restore,
+    why_ended,
     windows_per_step,
 )
 from convlstm_wx.training.schedule import EarlyStopping, Schedule, epochs_for
@@ -129,7 +129,8 @@ class Run:
             self.progress = restore(resume, self.learner, config, self.steps_per_epoch)
             self.resumed_at = how_far(resume)
             self.policy = self.learner.policy
-            check_something_left(config, resume)
+            if ended := why_ended(config, resume):
+                raise ConfigError(ended)
 
     @property
     def _windows_seen(self) -> int:

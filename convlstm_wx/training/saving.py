@@ -18,7 +18,7 @@ from convlstm_wx.config import TrainConfig, as_flag
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.distributed import Processes
 from convlstm_wx.dressing import Residuals
-from convlstm_wx.errors import CheckpointError, ConfigError
+from convlstm_wx.errors import CheckpointError
 from convlstm_wx.files import write_text
 from convlstm_wx.training.blueprint import Blueprint, network_changes
 from convlstm_wx.training.schedule import EarlyStopping
@@ -170,21 +170,18 @@ def windows_per_step(config: TrainConfig, processes: Processes) -> int:
     return config.batch_size * config.gradient_accumulation_steps * processes.world_size
 
 
-def check_something_left(config: TrainConfig, resume: Checkpoint) -> None:
-    """Refuse to go on with a run that has ended.
-
-    Raises:
-        ConfigError: naming the option that would prolong it.
-    """
+def why_ended(config: TrainConfig, resume: Checkpoint) -> str:
+    """Why a run has nothing left to train, with the option that would prolong it; "" if it has."""
     progress = Progress(**resume.training["progress"])
     epochs = config.num_epochs or resume.config.num_epochs  # AUTO is what it was when the run began
     if progress.epoch > epochs:
-        raise ConfigError(f"--resume: all {epochs} epochs are done already; give more with --num-epochs to go on")
+        return f"--resume: all {epochs} epochs are done already; give more with --num-epochs to go on"
     if EarlyStopping(config.early_stopping_patience, progress.best, progress.waited).should_stop:
-        raise ConfigError(
+        return (
             f"--resume: the run stopped early, {progress.waited} epochs after its best; "
             f"give a longer --early-stopping-patience to go on"
         )
+    return ""
 
 
 # Files of a run

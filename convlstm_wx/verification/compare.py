@@ -69,7 +69,7 @@ def errors_of_scores(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
             "the two evaluations were scored on different points or truths (persistence differs at every common pair); "
             "evaluate both on the same data and target region"
         )
-    apart = int(((abs(ours - theirs) > 1e-6 * ours) | (ours.isnull() != theirs.isnull())).any("channel").sum())
+    apart = int((~same & (ours.notnull() | theirs.notnull())).any("channel").sum())
     if apart:
         log.warning(
             "%d of %d common pairs left out for some channel, as A and B were scored on different points (missing "
