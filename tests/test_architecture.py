@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "convlstm_wx"
 FLOORS = {
     "errors": 0,
     "conventions": 1,
+    "text": 2,
     "files": 1,
     "memory": 1,
     "gridfiles": 2,

@@ -468,7 +468,7 @@ RESUME = ["--data", "region.nc", "--resume", "run/last.pt", "--num-epochs", "2"]
         (["--data", "region.nc", "--resume", "text.nc"], "text.nc: not a whole checkpoint"),
         (["--data", "region.nc", "--seed", str(2**70)], "must be at least 0 and less than 2^63"),
         (["--data", "region.nc", "--memory-budget", "inf"], "--memory-budget inf: must be"),
-        ([*RESUME, "--hidden-channels", "4"], "hidden_channels [4, 8] there, [4] here"),
+        ([*RESUME, "--hidden-channels", "4"], "hidden_channels 4 8 there, 4 here"),
         ([*RESUME, "--variables", "t2m"], "inputs t2m tp there, t2m here"),
         ([*RESUME, "--target-variables", "tp"], "targets t2m tp there, tp here"),
         ([*RESUME, "--target-region", "50", "58", "0", "6"], "another one: "),

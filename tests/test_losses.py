@@ -265,5 +265,5 @@ def test_a_mistake_is_one_line_and_nothing_is_written(train, capsys, options):
 def test_the_log_says_what_an_error_costs(train, capsys):
     assert train("said", "--loss", "huber", "--huber-delta", "2", "--variable-weights", "tp=3", "--rain-weights", "5=2")
     said = capsys.readouterr().out
-    for line in ("huber with delta 2", "weights tp=3, of the others 1", "count 2 where it reached 5 mm per step"):
+    for line in ("huber with delta 2", "weights tp=3, of the others 1", "count 2 from 5 mm per step"):
         assert line in said

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convlstm_wx.commands.info import facts_of, spread
+from convlstm_wx.commands.info import facts_of, named, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,13 +32,13 @@ def card_of(members: Sequence["Checkpoint"], path: Path, months: str, init_times
         "Checkpoint": f"{path}{ensemble}, convlstm_wx {checkpoint.versions['convlstm_wx']}",
         "Network": f"{network['name']}, {width} hidden channels, {network['parameters']:,} parameters",
         "Blend": _blended(network["blend"]),
-        "Reads": f"{spec.input_steps} steps of {step}: {_names(known['inputs'])}",
-        "Trained to forecast": f"{spec.lead_steps} steps of {step}: {_names(known['targets'])}",
+        "Reads": f"{spec.input_steps} steps of {step}: {named(known['inputs'])}",
+        "Trained to forecast": f"{spec.lead_steps} steps of {step}: {named(known['targets'])}",
         "Trained on": f"{spec.source}, {' to '.join(time[:16] for time in spec.target.statistics.period)}",
         "Target region": spec.target.describe(),
     }
     for place, (region, about) in enumerate(zip(spec.upstream, known["trained_on"]["upstream"]), start=1):
-        facts[f"Upstream region {place}"] = f"{region.describe()}: {_names(about['channels'])}"
+        facts[f"Upstream region {place}"] = f"{region.describe()}: {named(about['channels'])}"
     facts |= {
         "Training": f"{progress['epochs_done']} of {progress['epochs_asked']} epochs, best {progress['best_epoch']}; "
         f"loss {checkpoint.config.loss}, seed {checkpoint.config.seed}",
@@ -64,7 +64,3 @@ def _blended(blend: Sequence[dict[str, float]] | None) -> str:
         f"{first['linear']:.2f} at +{first['lead_hours']:g} h"
     )
     return f"{'; '.join([start, *said])} (mean over the variables)"
-
-
-def _names(channels: list[dict[str, str]]) -> str:
-    return ", ".join(f"{channel['name']} ({channel['units']})" for channel in channels)

@@ -36,15 +36,17 @@ class Findings:
     problem: str = ""
 
 
-def told(findings: Findings, config: TrainConfig) -> Iterator[str]:
-    """The account for people, section by section."""
+def told(findings: Findings, config: TrainConfig, *, each_channel: bool = False) -> Iterator[str]:
+    """The account for people, section by section; on request with a row for each of many channels."""
+    from convlstm_wx.text import wrap
+
     account = findings.account
     if account is not None:
         yield from _section("File", _file(account))
-        yield from _section("Variables", _variables(account))
+        yield from _section("Variables", _variables(account, each_channel))
         yield from _section("Time", _time(account))
     if findings.inputs is not None and findings.inputs.notes:
-        yield from _section("Upstream", list(findings.inputs.notes))
+        yield from _section("Upstream", wrap(findings.inputs.notes, len(_INDENT)))
     if findings.inputs is not None and findings.roles:
         yield from _section("Windows", _windows(findings.inputs, findings.roles))
     if findings.plan is not None and findings.inputs is not None:
@@ -53,7 +55,8 @@ def told(findings: Findings, config: TrainConfig) -> Iterator[str]:
     if account is not None:
         what = "gaps" if account.gaps else "uneven steps"
         notes = [f"the {what} in time, told above"] if account.time_warnings() else []
-        yield from _section("To look at", notes + account.channel_warnings() or ["nothing unusual"])
+        notes += account.channel_warnings() or ([] if notes else ["nothing unusual"])
+        yield from _section("To look at", wrap(notes, len(_INDENT)))
 
 
 def _section(title: str, lines: "list[str] | Iterator[str]") -> Iterator[str]:
@@ -63,7 +66,7 @@ def _section(title: str, lines: "list[str] | Iterator[str]") -> Iterator[str]:
 
 
 def _file(account: "Account") -> list[str]:
-    from convlstm_wx.data.account import aligned
+    from convlstm_wx.text import aligned
 
     renamed = [f"{ours} ('{theirs}' in the file)" for ours, theirs in account.axis_names.items() if ours != theirs]
     rows = [
@@ -76,29 +79,42 @@ def _file(account: "Account") -> list[str]:
     return aligned([row for row in rows if row[1]])
 
 
-def _variables(account: "Account") -> list[str]:
-    from convlstm_wx.data.account import aligned
+def _variables(account: "Account", each_channel: bool) -> list[str]:
+    from convlstm_wx.data.channel_account import joined, remarks
+    from convlstm_wx.text import aligned, count, describe_levels
 
-    head = ["channel", "meaning", "units", "lowest", "mean", "highest", "missing", "remarks"]
-    rows = [
-        [
-            channel.name,
-            channel.meaning or "not recognised",
-            channel.units,
-            *(f"{value:.6g}" if channel.values else "-" for value in (channel.minimum, channel.mean, channel.maximum)),
-            f"{100 * channel.missing_share:.3g} %" if channel.missing_share else "-",
-            ", ".join(channel.remarks()),
-        ]
-        for channel in account.channels
-    ]
-    lines = aligned([head, *rows], right=(3, 4, 5, 6))
+    groups = [[channel] for channel in account.channels] if each_channel else account.rows()
+    by_channel = len(groups) == len(account.channels)
+    head = ["channel", "", "meaning", "units", "lowest", "mean", "highest", "missing", "remarks"]
+    if not by_channel:
+        head[0], head[1], head[5] = "variable", "levels", ""  # a mean over levels would say nothing
+    rows = []
+    for levels in groups:
+        c, several = joined(levels), len(levels) > 1
+        lowest, mean, highest = (f"{v:.6g}" if c.values else "-" for v in (c.minimum, c.mean, c.maximum))
+        rows.append(
+            [
+                c.variable if several else c.name,
+                f"{count(len(levels), 'level')}, {describe_levels([each.level for each in levels])}" if several else "",
+                c.meaning or "not recognised",
+                c.units,
+                lowest,
+                mean if by_channel else "",
+                highest,
+                f"{100 * c.missing_share:.3g} %" if c.missing_share else "-",
+                ", ".join(remarks(levels)),
+            ]
+        )
+    lines = aligned([head, *rows], right=(4, 5, 6, 7))
     if any(channel.missing_share for channel in account.channels):
         lines.append("missing values are masked: the loss and the scores leave them out")
+    if not by_channel:
+        lines.append(f"{len(account.channels)} channels; --channels shows a row for each")
     return lines
 
 
 def _time(account: "Account") -> Iterator[str]:
-    from convlstm_wx.data.account import count
+    from convlstm_wx.text import count
 
     each = f", one each {account.step}" if account.step else ""
     calendar = f", calendar {account.calendar}" if account.calendar else ""
@@ -120,11 +136,11 @@ def _time(account: "Account") -> Iterator[str]:
 
 
 def _windows(inputs: "TrainingInputs", roles: "list[RolePlan]") -> Iterator[str]:
-    from convlstm_wx.data.account import aligned, count
     from convlstm_wx.data.reading import describe_step
+    from convlstm_wx.text import aligned, count, list_channels, wrap
 
     spec = inputs.spec
-    yield f"targets     {', '.join(channel.name for channel in spec.targets)}"
+    yield from wrap([f"targets     {list_channels(spec.targets)}"], len(_INDENT))
     last = describe_step(spec.step * spec.lead_steps)
     yield (
         f"one window: {spec.input_steps} times in, {spec.lead_steps} to forecast "
@@ -132,7 +148,10 @@ def _windows(inputs: "TrainingInputs", roles: "list[RolePlan]") -> Iterator[str]
     )
     rows = [[r.role, f"{r.first} to {r.last}", count(r.windows, "window"), _costs(r)] for r in roles]
     yield from aligned(rows, right=(2,))
-    yield f"split {spec.split.method}; {count(spec.split.embargo_steps, 'step')} left out between the parts"
+    yield from wrap(
+        [f"split {spec.split.method}; {count(spec.split.embargo_steps, 'step')} left out between the parts"],
+        len(_INDENT),
+    )
 
 
 def _costs(role: "RolePlan") -> str:
@@ -142,8 +161,8 @@ def _costs(role: "RolePlan") -> str:
 
 
 def _memory(plan: "Plan", config: TrainConfig) -> Iterator[str]:
-    from convlstm_wx.data.account import aligned, count
     from convlstm_wx.files import describe_bytes
+    from convlstm_wx.text import aligned, count
 
     budget = describe_bytes(plan.budget_bytes)
     data = f"{describe_bytes(plan.data_bytes)} in memory, as it fits the budget of {budget}"
@@ -160,7 +179,7 @@ def _memory(plan: "Plan", config: TrainConfig) -> Iterator[str]:
 
 
 def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
-    from convlstm_wx.data.account import count
+    from convlstm_wx.text import count
 
     size = plan.batch_size
     if plan.probe.windows < size and plan.largest_batch_size >= plan.probe.windows:
@@ -175,7 +194,7 @@ def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
 
 
 def _batch(plan: "Plan") -> Iterator[str]:
-    from convlstm_wx.data.account import count
+    from convlstm_wx.text import count
 
     probed = plan.probe
     yield (

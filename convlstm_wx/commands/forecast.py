@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.forecast.labelling import lead_times
     from convlstm_wx.forecast.rollout import Trained
     from convlstm_wx.forecast.writing import forecast_to_file
+    from convlstm_wx.text import list_channels
 
     options.checkpoint = [str(file) for path in options.checkpoint for file in checkpoints_of(path)]
     output, statistics = _outputs(options, members=options.members or len(options.checkpoint))
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         raise
     spec = forecast.spec
     say_times(kept, lead_times(spec, forecast.lead_steps))
-    log.info("variables  %s", ", ".join(dict.fromkeys(channel.variable for channel in spec.targets)))
+    log.info("variables  %s", list_channels(spec.targets))
     log.info("written    %s", ", ".join(str(path) for path in (output, statistics) if path is not None))
     return DONE
 

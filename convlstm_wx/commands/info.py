@@ -222,7 +222,7 @@ def told(facts: dict[str, Any], checkpoint: "Checkpoint", members: Sequence[dict
 
 def _about_members(members: Sequence[dict[str, Any]]) -> Iterator[str]:
     """How each learned, in a table."""
-    from convlstm_wx.data.account import aligned
+    from convlstm_wx.text import aligned
 
     if not members:
         return
@@ -252,9 +252,9 @@ def _about_network(facts: dict[str, Any]) -> Iterator[str]:
     network, step = facts["network"], np.timedelta64(round(3600 * facts["step_hours"]), "s")
     width = " ".join(map(str, network["hidden_channels"]))
     yield f"{network['name']}, {width} hidden channels, {network['parameters']:,} parameters"
-    yield f"reads {facts['input_steps']} steps of {describe_step(step)}: {_named(facts['inputs'])}"
+    yield f"reads {facts['input_steps']} steps of {describe_step(step)}: {named(facts['inputs'])}"
     leads = f"+{describe_step(step)} to +{describe_step(facts['lead_steps'] * step)}"
-    yield f"forecasts {facts['lead_steps']} steps ({leads}): {_named(facts['targets'])}"
+    yield f"forecasts {facts['lead_steps']} steps ({leads}): {named(facts['targets'])}"
     if network["blend"]:
         yield from _about_blend(network["blend"])
     if network["windows_to_dress_from"]:
@@ -263,7 +263,7 @@ def _about_network(facts: dict[str, Any]) -> Iterator[str]:
 
 def _about_blend(blend: Sequence[dict[str, float]]) -> Iterator[str]:
     """A table of what both count at some lead times."""
-    from convlstm_wx.data.account import aligned
+    from convlstm_wx.text import aligned
 
     shown = spread(blend, MOST_LEADS)
     rows = [["", *(f"+{at['lead_hours']:g} h" for at in shown)]]
@@ -278,7 +278,7 @@ def _about_data(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{trained_on['source']}, {first} to {last}"
     yield f"target region: {_placed(trained_on['region'])}"
     for region in trained_on["upstream"]:
-        yield f"upstream region: {_placed(region)}: {_named(region['channels'])}"
+        yield f"upstream region: {_placed(region)}: {named(region['channels'])}"
 
 
 def _about_training(facts: dict[str, Any]) -> Iterator[str]:
@@ -297,8 +297,9 @@ def _about_training(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _about_skill(facts: dict[str, Any]) -> Iterator[str]:
-    """A table of RMSE at some lead times, each beside what persistence has."""
-    from convlstm_wx.data.account import aligned
+    """A table of RMSE at some lead times, each beside what persistence has; of many channels some of each variable."""
+    from convlstm_wx.conventions import Channel
+    from convlstm_wx.text import MOST_CHANNELS, aligned, choose_some
 
     skill = facts["validation_rmse"]
     if skill is None:
@@ -307,12 +308,18 @@ def _about_skill(facts: dict[str, Any]) -> Iterator[str]:
     hours = sorted({score["lead_hours"] for score in skill["scores"]})
     shown = spread(hours, MOST_LEADS)
     rows = [["", "", *(f"+{lead:g} h" for lead in shown)]]
+    targets = [Channel.parse(target["name"]) for target in facts["targets"]]
+    shown_names = {channel.name for channel in choose_some(targets, MOST_CHANNELS)}
     for target in facts["targets"]:
+        if target["name"] not in shown_names:
+            continue
         scores = {each["lead_hours"]: each for each in skill["scores"] if each["variable"] == target["name"]}
         cells = [f"{_short(scores[lead]['rmse'])} ({_short(scores[lead]['persistence_rmse'])})" for lead in shown]
         rows.append([target["name"], target["units"], *cells])
     yield f"validation RMSE (persistence) after epoch {skill['epoch']}:"
     yield from aligned(rows, right=range(2, len(rows[0])))
+    if len(shown_names) < len(targets):
+        yield f"{len(shown_names)} of {len(targets)} channels; --json and validation_rmse.csv have all"
 
 
 def spread(entries: Sequence[Any], most: int) -> list[Any]:
@@ -320,7 +327,13 @@ def spread(entries: Sequence[Any], most: int) -> list[Any]:
     return [entries[at] for at in np.unique(np.linspace(0, len(entries) - 1, most).round().astype(int))]
 
 
-def _named(channels: Sequence[dict[str, str]]) -> str:
+def named(channels: Sequence[dict[str, str]]) -> str:
+    """Channels in a line, with their units where they are few."""
+    from convlstm_wx.conventions import Channel
+    from convlstm_wx.text import MOST_CHANNELS, list_channels
+
+    if len(channels) > MOST_CHANNELS:
+        return list_channels([Channel.parse(channel["name"]) for channel in channels])
     return ", ".join(f"{channel['name']} ({channel['units']})" for channel in channels)
 
 

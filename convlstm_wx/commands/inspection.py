@@ -42,6 +42,9 @@ def add(subparsers: Any) -> None:
     add_settings(command, without=OUTPUT_SETTINGS)
     output = command.add_argument_group("Output")
     output.add_argument(
+        "--channels", action="store_true", help="a row for each channel, also where there are more than 8"
+    )
+    output.add_argument(
         "--json", metavar="FILE", type=nonempty, help="the same for programs; - prints it, and nothing else"
     )
     output.add_argument("--plot", metavar="FOLDER", type=nonempty, help="draw a map and a time series of each variable")
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         check_can_make(Path(options.plot))
     findings = _find_out(config)
-    for line in told(findings, config):
+    for line in told(findings, config, each_channel=options.channels):
         log.info(line)
     if options.plot:
         _draw(Path(options.plot), config, findings)

@@ -104,7 +104,7 @@ def data_files(options: argparse.Namespace, specs: Sequence["DataSpec"]) -> list
 
 def say_ensemble(forecast: "Forecast") -> None:
     """How many members there are, and where they differ, in one line."""
-    from convlstm_wx.data.account import count
+    from convlstm_wx.text import count
 
     ensemble, networks = forecast.ensemble, len(forecast.trained)
     if ensemble is None:
@@ -120,8 +120,11 @@ def say_ensemble(forecast: "Forecast") -> None:
 
 def say_forecast(made: "xr.Dataset") -> None:
     """What was forecast, in three lines."""
+    from convlstm_wx.text import list_channels
+    from convlstm_wx.verification.pairs import channels_of
+
     say_times(made["init_time"].values, made["lead_time"].values)
-    log.info("variables  %s", ", ".join(map(str, made.data_vars)))
+    log.info("variables  %s", list_channels(channels_of(made)))
 
 
 def say_times(init_times: "np.ndarray", lead_times: "np.ndarray") -> None:

@@ -12,6 +12,7 @@ from convlstm_wx.conventions import Channel
 from convlstm_wx.data.flags import flag_name
 from convlstm_wx.data.reading import source_of
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.text import list_channels, list_names
 
 
 def choose_channels(
@@ -28,7 +29,7 @@ def choose_channels(
     unknown = [name for name in variables if name not in there]
     if unknown:
         raise ConfigError(
-            f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {', '.join(there)}. Check {option}."
+            f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {list_names(there)}. Check {option}."
         )
     wanted = [float(level) for level in levels]
     held = [float(level) for level in dataset["level"].values] if "level" in dataset.dims else []
@@ -55,7 +56,8 @@ def choose_targets(channels: Sequence[Channel], target_variables: Sequence[str])
     unknown = [name for name in target_variables if name not in names]
     if unknown:
         raise ConfigError(
-            f"--target-variables {' '.join(unknown)}: not among the inputs {', '.join(c.name for c in channels)}"
+            f"--target-variables {' '.join(unknown)}: not among the inputs, which are {list_channels(channels)}; name "
+            f"a variable, or one level of it as in z@500hPa"
         )
     wanted = set(target_variables) or names
     return tuple(channel for channel in channels if channel.variable in wanted or channel.name in wanted)

@@ -13,6 +13,7 @@ from convlstm_wx.data.forcings import DAY_S
 from convlstm_wx.data.normalise import Statistics
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.text import list_channels
 
 RAIN_TERMS = 3
 _ROUNDING = 1e-5  # of the way through log1p and back in float32: 5 mm must still reach 5 mm
@@ -90,7 +91,7 @@ def rain_emphasis(weights: Mapping[float, float], spec: DataSpec) -> RainEmphasi
     statistics = spec.target.statistics.select(spec.targets)
     at_R = np.flatnonzero(statistics.millimetres_C)
     if not at_R.size:
-        names = ", ".join(channel.name for channel in spec.targets)
+        names = list_channels(spec.targets)
         raise ConfigError(f"--rain-weights: none of the targets is precipitation; there are {names}")
     rain = statistics.select([spec.targets[index] for index in at_R])
     units = [spec.target.attributes[channel.variable]["units"] for channel in rain.channels]

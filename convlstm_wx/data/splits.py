@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from convlstm_wx.data.account import count
 from convlstm_wx.data.reading import describe_step, time_step
 from convlstm_wx.errors import ConfigError, DataError
+from convlstm_wx.text import count
 
 TRAIN, VALIDATION, HELD_OUT, UNUSED = 0, 1, 2, -1
 

@@ -18,6 +18,7 @@ from convlstm_wx.forecast.assembling import assemble
 from convlstm_wx.forecast.choosing import LATEST
 from convlstm_wx.forecast.labelling import data_texts
 from convlstm_wx.forecast.rollout import Ensemble, Trained, check_members
+from convlstm_wx.text import list_channels
 
 Data: TypeAlias = xr.Dataset | str | Path | Sequence[str | Path]
 Time: TypeAlias = str | datetime | np.datetime64
@@ -65,10 +66,9 @@ class Forecaster:
 
     def __repr__(self) -> str:
         spec = self.spec
-        targets = ", ".join(channel.name for channel in spec.targets)
-        hours = spec.step_s / 3600
+        hours, grid = spec.step_s / 3600, spec.target.grid
         return (
-            f"Forecaster of {targets} on {len(spec.target.grid.lat)} x {len(spec.target.grid.lon)} points, from "
+            f"Forecaster of {list_channels(spec.targets)} on {len(grid.lat)} x {len(grid.lon)} points, from "
             f"{spec.input_steps} times {hours:g} h apart to +{spec.lead_steps * hours:g} h; on {self.policy.device}"
         )
 

@@ -19,11 +19,11 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx import __version__
-from convlstm_wx.data.account import count
 from convlstm_wx.errors import DataError
 from convlstm_wx.gridfiles import size_on_disk, writing
 from convlstm_wx.pieces import Pieces
 from convlstm_wx.preparing.planning import Field, Piece, Plan
+from convlstm_wx.text import count
 
 logger = logging.getLogger(__name__)
 

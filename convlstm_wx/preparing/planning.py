@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import normalise_units, recognise
-from convlstm_wx.data.account import count
 from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.regions import Region, select_region
 from convlstm_wx.errors import ConfigError, DataError
@@ -20,6 +19,7 @@ from convlstm_wx.files import describe_bytes
 from convlstm_wx.gridfiles import Layout, described
 from convlstm_wx.preparing.selecting import parse_time
 from convlstm_wx.preparing.stores import Store, find_variable, hours_summed
+from convlstm_wx.text import count
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx import __version__
-from convlstm_wx.data.account import finite_or_none, percent
+from convlstm_wx.data.account import finite_or_none
 from convlstm_wx.data.flags import flag_name
 from convlstm_wx.data.reading import is_projected, open_dataset, source_of
 from convlstm_wx.data.regions import Region, row_weights
@@ -34,6 +34,7 @@ from convlstm_wx.preparing import cleaning
 from convlstm_wx.preparing.cleaning import Counts, FieldPlan, Rules, plan_field
 from convlstm_wx.preparing.selecting import select
 from convlstm_wx.preparing.wording import changes, coarsened, mended, record
+from convlstm_wx.text import percent
 
 _MOST_OUTSIDE = 0.5  # share of values beyond the plausible range
 _BLOCK_BYTES = 32e6  # of one task's values as float64; cleaning needs some ten times that

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.data.account import count, percent
 from convlstm_wx.data.reading import describe_step, source_of, time_step
 from convlstm_wx.preparing.cleaning import Counts, FieldPlan, Rules
+from convlstm_wx.text import count, percent
 
 
 def record(dataset: xr.Dataset) -> str:

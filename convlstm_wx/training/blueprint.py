@@ -9,6 +9,7 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.linear.inverse_model import InverseModel
 from convlstm_wx.models.network import NetworkOptions
+from convlstm_wx.text import list_names
 
 # What may change between two parts of a run: it leaves the weights as they are.
 FREE = ("dropout", "increment_scale", "recompute")
@@ -59,7 +60,12 @@ def network_changes(checkpoint: Checkpoint, ours: Blueprint) -> list[str]:
     if checkpoint.model_name != ours.name:
         return [f"model {checkpoint.model_name} there, {ours.name} here"]
     differ = differing_options(checkpoint, ours)
-    return [f"{name} {there} there, {here} here" for name, (there, here) in differ.items()]
+    return [f"{name} {in_words(there)} there, {in_words(here)} here" for name, (there, here) in differ.items()]
+
+
+def in_words(value: Any) -> str:
+    """An option of a network, of a long list the first numbers."""
+    return (list_names([str(each) for each in value], " ") or "none") if isinstance(value, list | tuple) else str(value)
 
 
 def differing_options(checkpoint: Checkpoint, ours: Blueprint, free: Collection[str] = FREE) -> dict[str, tuple]:

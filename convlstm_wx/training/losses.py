@@ -14,6 +14,7 @@ from torch.nn import functional
 from convlstm_wx.config import TrainConfig, parse_weights
 from convlstm_wx.conventions import Channel
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.text import list_channels
 
 # Takes errors and their unit u, and gives u^2 f(e) for e = error / u: the weights of the points divide by u^2.
 PointwiseLoss = Callable[[Tensor, Tensor], Tensor]
@@ -126,8 +127,7 @@ def target_weights(entries: Sequence[str], targets: Sequence[Channel]) -> Tensor
     weights = parse_weights("--variable-weights", entries)
     unknown = [name for name in weights if not any(name in (each.variable, each.name) for each in targets)]
     if unknown:
-        names = ", ".join(channel.name for channel in targets)
-        raise ConfigError(f"--variable-weights {' '.join(unknown)}: not forecast; there are {names}")
+        raise ConfigError(f"--variable-weights {' '.join(unknown)}: not forecast; there are {list_channels(targets)}")
     # A level's own weight goes before that of its variable.
     weights_D = torch.tensor([weights.get(each.name, weights.get(each.variable, 1.0)) for each in targets])
     if not weights_D.any():

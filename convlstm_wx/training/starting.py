@@ -8,8 +8,9 @@ from convlstm_wx.config import TrainConfig
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.errors import CheckpointError, ConfigError
 from convlstm_wx.models.network import Network
+from convlstm_wx.text import list_channels, list_names
 from convlstm_wx.training import blueprint
-from convlstm_wx.training.blueprint import Blueprint, differing_options
+from convlstm_wx.training.blueprint import Blueprint, differing_options, in_words
 
 # What leaves the weights as they are; the linear model of a blend is fitted to the new data, and weighted anew.
 FREE = (*blueprint.FREE, "target_mask_indices", "blend")
@@ -66,23 +67,18 @@ def _other_network(checkpoint: Checkpoint, ours: Blueprint) -> Iterator[str]:
         yield f"model {checkpoint.model_name} there, {ours.name} here (--model {checkpoint.model_name})"
         return
     for name, (there, here) in differing_options(checkpoint, ours, FREE).items():
-        yield f"{name} {_words(there)} there, {_words(here)} here ({_remedy(name, there, checkpoint.spec)})"
+        yield f"{name} {in_words(there)} there, {in_words(here)} here ({_remedy(name, there, checkpoint.spec)})"
 
 
 def _remedy(name: str, there: Any, spec: DataSpec) -> str:
-    inputs, targets = (", ".join(each.name for each in channels) for channels in (spec.channels, spec.targets))
     remedies = {
-        "input_channels": f"--variables and --levels: it reads {inputs}",
-        "target_indices": f"--target-variables: it forecasts {targets}",
+        "input_channels": f"--variables and --levels: it reads {list_channels(spec.channels)}",
+        "target_indices": f"--target-variables: it forecasts {list_channels(spec.targets)}",
         "mask_channels": "how many channels have missing values",
         "forcing_channels": "how many fields without a time the files have",
         "upstream_channels": "--include-upstream, --upstream-region, --upstream-data",
     }
-    return remedies.get(name) or f"--{name.replace('_', '-')} {_words(there)}"
-
-
-def _words(value: Any) -> str:
-    return (" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
+    return remedies.get(name) or f"--{name.replace('_', '-')} {in_words(there)}"
 
 
 def _names(spec: DataSpec) -> list[list[str]]:
@@ -93,11 +89,12 @@ def _out_of_place(theirs: DataSpec, ours: DataSpec) -> Iterator[str]:
     """Channels that both have, at different places: their weights would be taken for another's."""
     for there, here in zip(_names(theirs), _names(ours)):
         if any(name in here and here.index(name) != place for place, name in enumerate(there)):
-            yield f"channels {' '.join(there)} there, {' '.join(here)} here (their order is that of --variables)"
+            order = f"{list_names(there, ' ')} there, {list_names(here, ' ')} here"
+            yield f"channels {order} (their order is that of --variables)"
 
 
 def _renamed(theirs: DataSpec, ours: DataSpec) -> str:
     """Which channels take over whose weights, in words."""
     pairs = (pair for there, here in zip(_names(theirs), _names(ours)) for pair in zip(there, here))
     found = [f"{here} for {there}" for there, here in pairs if here != there]
-    return f", taken for other channels: {', '.join(found)}" if found else ""
+    return f", taken for other channels: {list_names(found)}" if found else ""

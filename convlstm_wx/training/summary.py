@@ -9,6 +9,7 @@ from convlstm_wx.data.spec import RegionSpec
 from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
 from convlstm_wx.dressing import BYTES, FEWEST
 from convlstm_wx.files import describe_bytes
+from convlstm_wx.text import count, list_channels, wrap
 from convlstm_wx.training.loop import Run
 from convlstm_wx.training.probe import Probe
 from convlstm_wx.training.residuals import how_many
@@ -27,13 +28,12 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     yield f"target       {spec.target.describe()}, {_points(spec.target)}"
     for region in spec.upstream:
         yield f"upstream     {region.describe()}, {_points(region)}"
-    for note in inputs.notes:
-        yield f"             {note}"
-    yield f"inputs       {', '.join(channel.name for channel in spec.channels)}"
-    yield f"forecast     {', '.join(channel.name for channel in spec.targets)}"
+    yield from _indented("", inputs.notes)
+    yield from _indented("inputs", [list_channels(spec.channels)])
+    yield from _indented("forecast", [list_channels(spec.targets)])
     masked = int(spec.target.statistics.gaps_C.sum())
     if masked:
-        yield f"gaps         {masked} channels have missing values: each gets a mask, loss and scores leave them out"
+        yield f"gaps         {count(masked, 'channel')} with missing values, which loss and scores leave out"
     yield f"climatology  {spec.target.statistics.basis.describe()}, training times only"
     yield (
         f"windows      {spec.input_steps} steps in, {spec.lead_steps} out, {describe_step(step)} each "
@@ -76,8 +76,9 @@ def _learning(config: TrainConfig) -> Iterator[str]:
         yield f"weights {' '.join(config.variable_weights)}, of the others 1"
     if config.lead_weighting and config.lead_steps != 1:
         yield f"lead times count as their number to the power of {-config.lead_weighting:g}; in validation all alike"
-    for threshold, weight in parse_rain_weights(config.rain_weights).items():
-        yield f"errors of precipitation count {weight:g} where it reached {threshold:g} mm per step"
+    heavy = [f"{weight:g} from {mm:g} mm per step" for mm, weight in parse_rain_weights(config.rain_weights).items()]
+    if heavy:
+        yield f"errors of precipitation count {', '.join(heavy)}, so that forecasts become wetter"
     falls = "along a cosine"
     if config.schedule == "plateau":
         falls = f"times {config.plateau_factor:g} after {config.plateau_patience} epochs without improvement"
@@ -89,7 +90,7 @@ def _learning(config: TrainConfig) -> Iterator[str]:
 
 
 def _indented(name: str, lines: Sequence[str]) -> Iterator[str]:
-    for index, line in enumerate(lines):
+    for index, line in enumerate(wrap(lines, 13)):
         yield f"{'' if index else name:<13}{line}"
 
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from convlstm_wx.conventions import Channel
 from convlstm_wx.errors import DataError
+from convlstm_wx.text import MOST_CHANNELS, join, subject
 from convlstm_wx.verification.compare import outcomes, size
-from convlstm_wx.verification.wording import join, lead_label, when_said
+from convlstm_wx.verification.wording import lead_label, when_said
 
 
 def other_times(init_times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -51,7 +53,8 @@ def sentences(gains: xr.Dataset) -> list[str]:
 def _verdict(found: Mapping[str, Sequence[str]]) -> str:
     used = [name for name, row in found.items() if "worse" in row]
     if used:
-        return f"The model uses its upstream region, for {join(used)}."
+        named = join(used) if len(used) <= MOST_CHANNELS else subject(list(map(Channel.parse, used)))
+        return f"The model uses its upstream region, for {named}."
     if any({"better", "same", "equal"} & set(row) for row in found.values()):
         return "The model does not use its upstream region: shuffling it costs nothing that stands out from chance."
     return "Too few independent init times to tell whether the model uses its upstream region; score more months."

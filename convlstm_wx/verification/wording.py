@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from convlstm_wx.text import join
+
 # Outcome at one lead time, and how a sentence says it, in the order of the sentence. The first three were tested.
 CLAUSES = {
     "better": "beats",
@@ -75,11 +77,6 @@ def sentence(subject: str, found: Mapping[str, Sequence[str | None]], hours: np.
     untested = {"smaller", "larger"} & {word for row in found.values() for word in row}
     reserve = " (errors untested: too few independent init times)" if untested else ""
     return f"{subject} {join(clauses)}{reserve}."
-
-
-def join(parts: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def _clause(word: str, found: Mapping[str, Sequence[str | None]], hours: np.ndarray) -> str:
