@@ -88,14 +88,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def say(gains: "xr.Dataset", said: Sequence[str]) -> None:
-    """How many pairs there were, and what they say."""
+    """How many pairs there were, and what they say; of many channels, of some of each variable."""
+    from convlstm_wx.conventions import Channel
+    from convlstm_wx.text import MOST_CHANNELS, choose_some
+
     known = gains.attrs
     log.info(
         "pairs      %d in common of init and lead time, of %d in A and %d in B; init times %s to %s",
         *(known[name] for name in ("pairs_common", "pairs_a", "pairs_b", "first_init_time", "last_init_time")),
     )
+    channels = [Channel.parse(str(name)) for name in gains["channel"].values]
+    left_out = {channel.name for channel in channels} - {each.name for each in choose_some(channels, MOST_CHANNELS)}
     for sentence in said:
-        log.info(sentence)
+        if sentence.partition(":")[0] not in left_out:
+            log.info(sentence)
+    if left_out:
+        log.info("%d of %d channels; --output FOLDER writes all", MOST_CHANNELS, len(channels))
 
 
 def write(

@@ -108,6 +108,7 @@ def _score(
     """Scores, sentences, figures and the page."""
     from convlstm_wx.files import make_folder
     from convlstm_wx.preparing.cluster import run_on
+    from convlstm_wx.text import MOST_CHANNELS, select_some
     from convlstm_wx.verification import summary
     from convlstm_wx.verification.evaluate import evaluate
     from convlstm_wx.verification.gathering import one_by_one
@@ -125,7 +126,8 @@ def _score(
         runner=partial(run_on, options.dask_scheduler) if options.dask_scheduler else one_by_one,
     )
     log.info("\n%s\n", summary.table(scores))
-    for sentence in [*summary.verdicts(scores), *summary.event_verdicts(scores)]:
+    some = select_some(scores, MOST_CHANNELS)
+    for sentence in [*summary.verdicts(some), *summary.event_verdicts(some)]:
         log.info(sentence)
     make_folder(folder)
     written = summary.write_scores(scores, folder)

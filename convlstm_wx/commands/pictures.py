@@ -7,13 +7,14 @@ from convlstm_wx.conventions import Channel
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.forecast.labelling import to_dataset, to_physical
 from convlstm_wx.report.plots import case_figure, pixels
+from convlstm_wx.text import choose_some
 from convlstm_wx.training.logbook import Example
 
 MOST_CHANNELS = 3
 
 
 def draw_example(spec: DataSpec, example: Example) -> dict[str, np.ndarray]:
-    """Truth, forecast and error at the first and the last lead time, of the first channels: name -> [height, width, 3].
+    """Truth, forecast and error at the first and the last lead time, of some channels: name -> [height, width, 3].
 
     uint8, in the file's units.
     """
@@ -24,7 +25,7 @@ def draw_example(spec: DataSpec, example: Example) -> dict[str, np.ndarray]:
     )
     return {
         channel.name: pixels(case_figure(_ends(forecast, channel), _ends(truth, channel), channel))
-        for channel in spec.targets[:MOST_CHANNELS]
+        for channel in choose_some(spec.targets, MOST_CHANNELS)
     }
 
 

@@ -23,6 +23,7 @@ from convlstm_wx.report.cases import clock, fields_of, rmse_of, spread_out, typi
 from convlstm_wx.report.coastlines import draw_coastlines
 from convlstm_wx.report.embedding import svg_uri, webp_uri
 from convlstm_wx.report.maps import ROUND_STEPS, Band, Look, corners, degree_axes, error_levels, stretch_of
+from convlstm_wx.text import select_some
 
 MOST_PICTURES = 360  # of 10 kB and 20 ms each
 MOST_TICKS, MOST_LETTERS = 9, 40  # along a colour bar
@@ -113,7 +114,7 @@ def forecasts(forecast: xr.Dataset, truth: xr.Dataset, scores: xr.Dataset, shown
     n_channels, leads = shown
     typical = typical_case(scores)
     charts = []
-    for name in map(str, scores["channel"].values[:n_channels]):
+    for name in map(str, select_some(scores, n_channels)["channel"].values):
         channel = Channel.parse(name)
         cases = [fields_of(forecast, truth, at, channel, leads) for at in (typical, worst_case(scores, name))]
         charts.append(_case_chart(channel, cases))
@@ -153,7 +154,7 @@ def _case_frames(
 def places(scores: xr.Dataset, shown: tuple[int, np.ndarray]) -> Atlas:
     """Mean error and RMSE of the model at each grid point, by lead time."""
     n_channels, leads = shown
-    at = scores.sel(system="model").isel(lead_time=leads, channel=slice(n_channels))
+    at = select_some(scores, n_channels).sel(system="model").isel(lead_time=leads)
     charts = [_place_chart(at.sel(channel=name)) for name in at["channel"].values]
     return _atlas(("mean error", "RMSE"), ("",), charts, scores, leads)
 

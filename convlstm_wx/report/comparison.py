@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from convlstm_wx.data.reading import is_projected
 from convlstm_wx.files import write_text
-from convlstm_wx.report.diagnostics import lead_axis, panels
+from convlstm_wx.report.diagnostics import MOST_PANELS, lead_axis, panels
 from convlstm_wx.report.maps import Band, around_zero, draw_maps, pretty_units
+from convlstm_wx.text import select_some
 
 DPI = 110
 MAPS = 4  # lead times in a row
@@ -24,12 +25,13 @@ MOST_DOTS = 70  # along an axis, so that the map under them is still seen
 
 
 def draw(gains: xr.Dataset, names: tuple[str, str] = ("A", "B")) -> dict[str, bytes]:
-    """The figures of a comparison, in the order of the page: caption -> PNG.
+    """The figures of a comparison, in the order of the page: caption -> PNG; of many channels some of each variable.
 
     Args:
         gains: of verification.compare.compare.
         names: of A and B.
     """
+    gains = select_some(gains, MOST_PANELS)
     share, channels = f"{gains.attrs['confidence']:.0%}", list(map(str, gains["channel"].values))
     against = f"{names[1]} against {names[0]}"
     figures = {

@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from convlstm_wx.conventions import Channel
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.files import make_folder, replacing
 from convlstm_wx.report.maps import pretty_units
+from convlstm_wx.text import choose_some
 
 DPI = 130
 HISTORY, RMSE = "history.csv", "validation_rmse.csv"
@@ -154,7 +156,9 @@ def draw_history(folders: Sequence[Path], path: Path) -> Path:
 def history_figure(histories: Sequence[History]) -> Figure:
     """Losses and learning rate; beside them RMSE by epoch, a panel per variable, where the runs have it."""
     variables = list(dict.fromkeys((curve.variable, curve.unit) for history in histories for curve in history.rmse))
-    variables, n_all = variables[:MOST_VARIABLES], len(variables)
+    n_all = len(variables)
+    chosen = {channel.name for channel in choose_some([Channel.parse(name) for name, _ in variables], MOST_VARIABLES)}
+    variables = [(name, unit) for name, unit in variables if name in chosen]
     n_columns = min(2, -(-len(variables) // 3))
     n_rows = -(-len(variables) // max(1, n_columns))
     figure = Figure(figsize=(6.6 + 4.2 * n_columns, max(5.4, 2.5 * n_rows)), layout="constrained")

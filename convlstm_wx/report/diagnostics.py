@@ -29,6 +29,7 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 MONTHS = "JFMAMJJASOND"
 COLUMNS = 3
+MOST_PANELS = 12  # of a sheet; more would not be read
 PANEL_HEIGHT = 2.9
 LEADS = 4
 ROUND_HOURS = (1, 2, 3, 6, 12, 24, 48, 72, 120, 240)

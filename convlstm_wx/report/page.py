@@ -15,6 +15,7 @@ from convlstm_wx.report.card import Card, map_caption, region_map, timeline
 from convlstm_wx.report.curves import history_figure, read_histories
 from convlstm_wx.report.diagnostics import Sheet, spoken
 from convlstm_wx.report.embedding import render, svg_uri
+from convlstm_wx.text import select_some
 
 # Attributes of the scores that the page tells under "How this was computed", in this order.
 METHOD = (
@@ -92,24 +93,27 @@ def write_page(
     Raises:
         ConfigError: if the page cannot be written.
     """
+    drawn = select_some(scores, diagnostics.MOST_PANELS)
     shown = atlas.choose(scores.sizes["channel"], scores.sizes["lead_time"], PICTURES_PER_LEAD)
     text = render(
         "page.html",
         title=title,
         verdicts=verdicts,
+        left_out=_left_out(drawn, scores),
         scorecard=tables.scorecard(scores),
         score_tables=[tables.score_table(scores.sel(channel=name)) for name in scores["channel"].values],
         systems=[spoken(str(name)) for name in scores["system"].values],
         forecasts=atlas.forecasts(forecast, truth, scores, shown),
         places=atlas.places(scores, shown),
-        rmse=_panels(diagnostics.rmse, scores),
-        spectra=_panels(diagnostics.spectra, scores),
-        events=_panels(diagnostics.events, scores),
-        months=_panels(diagnostics.months, scores),
-        ensemble=_panels(diagnostics.ensemble, scores),
+        rmse=_panels(diagnostics.rmse, drawn),
+        spectra=_panels(diagnostics.spectra, drawn),
+        events=_panels(diagnostics.events, drawn),
+        months=_panels(diagnostics.months, drawn),
+        ensemble=_panels(diagnostics.ensemble, drawn),
         event_verdicts=event_verdicts,
         has_percentiles=any(label.startswith("p") for label in scores["threshold_label"].values.ravel().tolist()),
-        event_tables=[*tables.events(scores), *tables.event_differences(scores)],
+        event_tables=list(tables.events(scores)),
+        event_differences=list(tables.event_differences(scores)),
         period_tables=list(tables.periods(scores)),
         ensemble_tables=list(tables.ensemble(scores)),
         other_tables=[*tables.wind(scores), *tables.boxes(scores)],
@@ -122,6 +126,14 @@ def write_page(
     )
     write_text(path, text)
     return path
+
+
+def _left_out(drawn: xr.Dataset, scores: xr.Dataset) -> str:
+    """Which channels the figures show, where they do not show all."""
+    if drawn.sizes["channel"] == scores.sizes["channel"]:
+        return ""
+    shown = ", ".join(map(str, drawn["channel"].values))
+    return f"{drawn.sizes['channel']} of {scores.sizes['channel']} channels are drawn: {shown}. The tables have all."
 
 
 def _term(name: str) -> str:

@@ -18,12 +18,13 @@ from convlstm_wx.conventions import Channel
 from convlstm_wx.files import make_folder, replacing
 from convlstm_wx.report.cases import clock, fields_of, rmse_of, spread_out, typical_case
 from convlstm_wx.report.curves import draw_history
-from convlstm_wx.report.diagnostics import Sheet, ensemble, events, months, rmse, spectra
+from convlstm_wx.report.diagnostics import MOST_PANELS, Sheet, ensemble, events, months, rmse, spectra
 from convlstm_wx.report.maps import Band, Look, around_zero, draw_maps
+from convlstm_wx.text import select_some
 
 DPI, SCREEN_DPI = 130, 80
 COLUMNS = 4  # lead times on a page of maps
-MOST_CHANNELS = 4  # that get maps in files, which take a second each; the page has maps of more
+MOST_MAPPED = 6  # channels that get maps in files, which take a second each; the page has maps of more
 
 
 def draw_all(
@@ -41,15 +42,15 @@ def draw_all(
         ConfigError: if the folder cannot be written.
     """
     make_folder(folder)
-    mapped = scores.isel(channel=slice(MOST_CHANNELS))
-    figures = _draw_sheets(folder, scores, [rmse])
+    mapped, drawn = select_some(scores, MOST_MAPPED), select_some(scores, MOST_PANELS)
+    figures = _draw_sheets(folder, drawn, [rmse])
     init_time = typical_case(scores)
     for name in map(str, mapped["channel"].values):
         caption = f"{name}: a typical forecast (its error is the median), from {clock(init_time)}"
         path = folder / f"case_{_file_name(name)}.png"
         figures[caption] = case(forecast, truth, init_time, Channel.parse(name), path)
     figures["Mean error by place: where the forecasts are too high or too low"] = bias_map(mapped, folder / "bias.png")
-    figures |= _draw_sheets(folder, scores, [spectra, events, months, ensemble])
+    figures |= _draw_sheets(folder, drawn, [spectra, events, months, ensemble])
     if history is not None and history.exists():
         figures["Loss in training"] = draw_history([history.parent], folder / "loss.png")
     return figures

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import event_label
+from convlstm_wx.conventions import Channel, event_label
 from convlstm_wx.files import library_errors, replacing, write_text
+from convlstm_wx.text import MOST_CHANNELS, merge_levels, select_some
 from convlstm_wx.verification.describing import in_shown_units
 from convlstm_wx.verification.wording import clear_outcomes, ensemble_outcomes, lead_label, outcomes, sentence
 
@@ -33,13 +34,13 @@ LESS_RIVALS = ("pod", "far", "csi", "ets", "frequency_bias")
 
 def verdicts(scores: xr.Dataset) -> list[str]:
     """One plain sentence per channel: which rival it beats until when, and where no difference can be shown; of an
-    ensemble another one.
+    ensemble another one. Of many channels, levels of a variable with the same verdict share one.
     """
-    hours, channels = scores["lead_hours"].values, scores["channel"].values
-    said = [sentence(str(name), outcomes(scores.sel(channel=name)), hours) for name in channels]
+    hours, names = scores["lead_hours"].values, list(map(str, scores["channel"].values))
+    said = [(name, sentence(name, outcomes(scores.sel(channel=name)), hours)) for name in names]
     if "crps" in scores:
-        said += [_ensemble_verdict(str(name), scores.sel(channel=name)) for name in channels]
-    return said
+        said += [(name, _ensemble_verdict(name, scores.sel(channel=name))) for name in names]
+    return merge_levels([(Channel.parse(name), text) for name, text in said])
 
 
 def _ensemble_verdict(name: str, scores: xr.Dataset) -> str:
@@ -59,22 +60,25 @@ def _ensemble_verdict(name: str, scores: xr.Dataset) -> str:
 
 def event_verdicts(scores: xr.Dataset) -> list[str]:
     """A sentence for each event that is forecast clearly better or worse than by a rival, by its CSI."""
-    found = []
+    found: list[tuple[Channel, str]] = []
     for name in map(str, scores["channel"].values):
         of_channel = scores.sel(channel=name)
         for place, label in enumerate(map(str, of_channel["threshold_label"].values)):
             clear = clear_outcomes(of_channel.isel(threshold=place))
             if any(map(any, clear.values())):
-                found.append(sentence(f"{event_label(name, label)} (CSI)", clear, scores["lead_hours"].values))
-    return found
+                text = sentence(f"{event_label(name, label)} (CSI)", clear, scores["lead_hours"].values)
+                found.append((Channel.parse(name), text))
+    return merge_levels(found)
 
 
 def table(scores: xr.Dataset) -> str:
     """Monospaced table: RMSE of all systems, and bias, ACC and blur of the model, by channel and lead time.
 
-    The smallest RMSE of a row is marked with *. Of more than ten lead times ten are shown, the first and last included.
+    The smallest RMSE of a row is marked with *. Of more than ten lead times ten are shown, the first and last included;
+    of more than eight channels eight, of all variables.
     """
-    scores = in_shown_units(scores)
+    n_channels = scores.sizes["channel"]
+    scores = select_some(in_shown_units(scores), MOST_CHANNELS)
     n_leads = scores.sizes["lead_time"]
     shown = np.unique(np.linspace(0, n_leads - 1, min(n_leads, TABLE_LEADS)).round().astype(int))
     names = [SHORT.get(name, name) for name in map(str, scores["system"].values)]
@@ -89,6 +93,8 @@ def table(scores: xr.Dataset) -> str:
     lines += ["", "activity: size of the forecast anomalies over that of the observed ones; below 1 is blurred."]
     if shown.size < n_leads:
         lines += [f"{shown.size} of {n_leads} lead times; all are in scores.csv."]
+    if scores.sizes["channel"] < n_channels:
+        lines += [f"{scores.sizes['channel']} of {n_channels} channels; all are in scores.csv."]
     return "\n".join(lines)
 
 
