@@ -205,8 +205,8 @@ class TrainConfig:
     rain_weights: tuple[str, ...] = _option(
         (),
         "Training",
-        "how much errors of precipitation count where it truly reached so many mm per step: 1=2 5=5 10=10 "
-        "(default: all alike)",
+        "weights of errors of precipitation by the amount observed, mm per step: 10=5 50=10 counts them 5 from 10 mm, "
+        "10 from 50 mm; forecasts become wetter (default: all 1)",
         shape="many",
     )
     curriculum_epochs: int = _option(

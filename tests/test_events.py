@@ -122,8 +122,8 @@ def test_counts_of_blocks_are_those_of_their_init_times():
 def test_rain_has_thresholds_in_millimetres_whatever_the_file_has():
     metres = record(np.ones((AT.size, 2, 2)), "m", "tp")
     found = thresholds_of(Channel("tp"), metres, AT, {})
-    assert [one.label for one in found] == ["0.1 mm", "1 mm", "5 mm", "10 mm", "25 mm"]
-    np.testing.assert_allclose([one.limit for one in found], [0.0001, 0.001, 0.005, 0.01, 0.025])
+    assert [one.label for one in found] == ["0.1 mm", "1 mm", "5 mm", "10 mm", "25 mm", "50 mm"]
+    np.testing.assert_allclose([one.limit for one in found], [0.0001, 0.001, 0.005, 0.01, 0.025, 0.05])
 
 
 def test_percentiles_are_exceeded_as_often_as_they_say_in_every_season_and_place():

@@ -63,7 +63,7 @@ def add(subparsers: Any) -> None:
         metavar="NAME=VALUE,...",
         nargs="+",
         help="events: values (of precipitation in mm) or percentiles of the training anomalies, such as tp=1,5,10 "
-        "t2m=p90,p99 (default: precipitation 0.1,1,5,10,25, others p90,p95)",
+        "t2m=p90,p99 (default: precipitation 0.1,1,5,10,25,50, others p90,p95)",
     )
     scoring.add_argument(
         "--box",

@@ -158,19 +158,24 @@ def spectra(scores: xr.Dataset) -> Sheet | None:
 
 
 def events(scores: xr.Dataset) -> Sheet | None:
-    """Critical success index by lead time, of all systems, at the lowest threshold that happened (of rain the next)."""
-    if not (names := _names(scores, scores["csi"])):
-        return None
-
-    def draw(panel: Axes, name: str) -> None:
+    """Critical success index by lead time, of all systems, at the lowest threshold that happened; of rain at each."""
+    names = []
+    for name in _names(scores, scores["csi"]):
         at = scores.sel(channel=name)
         happened = (at["hits"] + at["misses"]).sel(system="model").sum("lead_time").values > 0
-        place = int(np.flatnonzero(happened)[0]) if happened.any() else 0
-        place = min(place + 1, int(happened.sum()) - 1) if at["rain"].item() else place  # of rain the second: 1 mm
+        labels = [str(label) for label in at["threshold_label"].values[happened]]
+        names += [f"{name}\n{label}" for label in (labels if at["rain"].item() else labels[:1])]
+    if not names:
+        return None
+
+    def draw(panel: Axes, event: str) -> None:
+        name, _, label = event.partition("\n")
+        at = scores.sel(channel=name)
+        place = at["threshold_label"].values.tolist().index(label)
         for system in map(str, at["system"].values):
             csi = at["csi"].sel(system=system).isel(threshold=place)
             panel.plot(scores["lead_hours"], csi, label=spoken(system), markersize=4.5, **STYLES[system])
-        panel.set_title(event_label(name, str(at["threshold_label"].values[place])), fontsize=11)
+        panel.set_title(event_label(name, label), fontsize=11)
         lead_axis(panel, scores["lead_hours"].values)
         panel.set_ylabel("CSI")
         panel.set_ylim(bottom=0)

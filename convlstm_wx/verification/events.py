@@ -16,11 +16,12 @@ from scores.categorical import BasicContingencyManager
 
 from convlstm_wx.conventions import Channel, is_precipitation, millimetres_factor, millimetres_units, normalise_units
 from convlstm_wx.errors import ConfigError
+from convlstm_wx.text import list_channels
 from convlstm_wx.verification.climatology import READ_BYTES
 from convlstm_wx.verification.pairs import Pairs
 from convlstm_wx.verification.record import Record
 
-RAIN_MM = ("0.1", "1", "5", "10", "25")
+RAIN_MM = ("0.1", "1", "5", "10", "25", "50")
 PERCENTILES = ("p90", "p95")
 WINDOWS = (3, 5, 9, 17)  # points along an edge
 COUNTS = {"hits": "tp_count", "misses": "fn_count", "false_alarms": "fp_count", "correct_negatives": "tn_count"}
@@ -58,8 +59,7 @@ def parse(given: Sequence[str] | None, channels: Sequence[Channel]) -> dict[str,
         if not values or not all(map(_is_threshold, values.split(","))):
             raise ConfigError(f"--thresholds {text}: write NAME=VALUE,VALUE such as tp=1,5,10 or t2m=p90,p95")
         if not named:
-            known = ", ".join(channel.name for channel in channels)
-            raise ConfigError(f"--thresholds {text}: {name} is not forecast; there are {known}")
+            raise ConfigError(f"--thresholds {text}: {name} is not forecast; there are {list_channels(channels)}")
         found |= dict.fromkeys(named, values.split(","))
     return found
 
@@ -225,6 +225,11 @@ def scores_of(counts: xr.Dataset) -> xr.Dataset:
         }
     )
     found = found.where(np.isfinite(found))  # x/0 is as unknown as 0/0
+    events, forecasts = counts["hits"] + counts["misses"], counts["hits"] + counts["false_alarms"]
+    chance = events * (counts["misses"] + counts["correct_negatives"]) + forecasts * (
+        counts["false_alarms"] + counts["correct_negatives"]
+    )
+    found["hss"] = found["hss"].where(chance > 0)  # the library's quotient of two roundings is not 0/0
     if "fraction_reference" in counts:
         reference = counts["fraction_reference"]
         found["fss"] = 1.0 - counts["fraction_difference"] / reference.where(reference > 0)
