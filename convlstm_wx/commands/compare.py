@@ -103,7 +103,7 @@ def say(gains: "xr.Dataset", said: Sequence[str]) -> None:
         if sentence.partition(":")[0] not in left_out:
             log.info(sentence)
     if left_out:
-        log.info("%d of %d channels; --output FOLDER writes all", MOST_CHANNELS, len(channels))
+        log.info("sentences on %d of %d channels; --output FOLDER writes all", MOST_CHANNELS, len(channels))
 
 
 def write(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from convlstm_wx.data.reading import is_projected
 from convlstm_wx.files import write_text
-from convlstm_wx.report.diagnostics import MOST_PANELS, lead_axis, panels
+from convlstm_wx.report.diagnostics import MOST_PANELS, lead_axis, left_out, panels
 from convlstm_wx.report.maps import Band, around_zero, draw_maps, pretty_units
 from convlstm_wx.text import select_some
 
@@ -151,6 +151,7 @@ def write_page(
     text = environment.get_template("comparison.html").render(
         title=title,
         said=said,
+        left_out=left_out(gains),
         further=further,
         tables=[_table(gains.sel(channel=name)) for name in gains["channel"].values],
         confidence=f"{gains.attrs['confidence']:.0%}",

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator
 
 from convlstm_wx.conventions import Channel, event_label
 from convlstm_wx.report.maps import Look
+from convlstm_wx.text import select_some
 
 # Okabe and Ito's palette, with line styles and markers that tell the systems apart without colour.
 STYLES: dict[str, dict[str, Any]] = {
@@ -92,6 +93,15 @@ class Sheet:
             figures[name] = Figure(figsize=(4.1, PANEL_HEIGHT))  # fixed margins: finding them takes half the time
             legend = _fill(figures[name].add_axes((0.17, 0.17, 0.79, 0.72)), self.draw, name) | legend
         return figures, legend
+
+
+def left_out(scores: xr.Dataset) -> str:
+    """Which channels the figures show, where they do not show all."""
+    shown = select_some(scores, MOST_PANELS)["channel"].values
+    if shown.size == scores.sizes["channel"]:
+        return ""
+    names = ", ".join(map(str, shown))
+    return f"{shown.size} of {scores.sizes['channel']} channels are drawn: {names}. The tables have all."
 
 
 def lead_axis(panel: Axes, hours: np.ndarray) -> None:

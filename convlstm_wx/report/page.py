@@ -13,7 +13,7 @@ from convlstm_wx.files import write_text
 from convlstm_wx.report import atlas, diagnostics, tables
 from convlstm_wx.report.card import Card, map_caption, region_map, timeline
 from convlstm_wx.report.curves import history_figure, read_histories
-from convlstm_wx.report.diagnostics import Sheet, spoken
+from convlstm_wx.report.diagnostics import Sheet, left_out, spoken
 from convlstm_wx.report.embedding import render, svg_uri
 from convlstm_wx.text import select_some
 
@@ -99,7 +99,7 @@ def write_page(
         "page.html",
         title=title,
         verdicts=verdicts,
-        left_out=_left_out(drawn, scores),
+        left_out=left_out(scores),
         scorecard=tables.scorecard(scores),
         score_tables=[tables.score_table(scores.sel(channel=name)) for name in scores["channel"].values],
         systems=[spoken(str(name)) for name in scores["system"].values],
@@ -126,14 +126,6 @@ def write_page(
     )
     write_text(path, text)
     return path
-
-
-def _left_out(drawn: xr.Dataset, scores: xr.Dataset) -> str:
-    """Which channels the figures show, where they do not show all."""
-    if drawn.sizes["channel"] == scores.sizes["channel"]:
-        return ""
-    shown = ", ".join(map(str, drawn["channel"].values))
-    return f"{drawn.sizes['channel']} of {scores.sizes['channel']} channels are drawn: {shown}. The tables have all."
 
 
 def _term(name: str) -> str:
