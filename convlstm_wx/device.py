@@ -30,6 +30,7 @@ _NO_MEMORY = (
 )
 CPUINFO = Path("/proc/cpuinfo")
 MPS_TORCH = (2, 13)
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 WATERMARK = "PYTORCH_MPS_HIGH_WATERMARK_RATIO"
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -98,11 +99,13 @@ class DevicePolicy:
             yield "batches copied from pinned memory, beside the computation"
         elif on != "cpu":
             yield "batches copied from ordinary memory: copies from pinned memory may be wrong here"
-        yield (
-            f"{self.gathering_threads} thread gathers batches ahead"
-            if self.gathering_threads
-            else ("batches gathered between steps: threads would take turns with the network")
-        )
+        if self.gathering_threads:
+            gather = "thread gathers" if self.gathering_threads == 1 else "threads gather"
+            yield f"{self.gathering_threads} {gather} batches ahead"
+        else:
+            yield "batches gathered between steps: threads would take turns with the network"
+        if on != "cpu":
+            yield "the device's cached memory is freed before and after training"
         if self.constant_shapes:
             yield "batches of fewer windows filled up: here every shape that was seen stays in memory"
         yield "AdamW as one fused kernel" if self.fused_optimizer else "AdamW in PyTorch's default form, not fused"
@@ -275,8 +278,8 @@ def _mps_choices(asked: str, why: str) -> DevicePolicy:
 
 def mps_surroundings() -> Iterator[str]:
     """What a user of MPS should hear of PyTorch's version and of the environment."""
-    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0"):
-        yield "PYTORCH_ENABLE_MPS_FALLBACK is set: unsupported operators will run slowly on the CPU; unset it"
+    if os.environ.get(FALLBACK, "0") not in ("", "0"):
+        yield f"{FALLBACK} is set: unsupported operators will run slowly on the CPU; unset it"
     if WATERMARK in os.environ and not os.environ[WATERMARK].strip("0."):
         yield f"{WATERMARK} is 0: memory has no limit, and the system may fail; unset it"
     is_old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < MPS_TORCH

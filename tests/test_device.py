@@ -145,6 +145,7 @@ def test_memory_on_mps_is_capped_unless_that_is_refused(monkeypatch, cap):
         ("channels_last", True, "channels-last layout", "contiguous layout"),
         ("pin_memory", True, "copied from pinned memory", "copied from ordinary memory"),
         ("gathering_threads", 1, "1 thread gathers", "gathered between steps"),
+        ("gathering_threads", 3, "3 threads gather batches ahead", "gathered between steps"),
         ("fused_optimizer", True, "one fused kernel", "not fused"),
     ],
 )
@@ -152,6 +153,11 @@ def test_every_choice_for_training_is_told(name, chosen, told, otherwise):
     policy = _mps_choices("none", "")
     assert told in "; ".join(replace(policy, **{name: chosen}).training_choices())
     assert otherwise in "; ".join(replace(policy, **{name: type(chosen)(0)}).training_choices())
+
+
+def test_memory_is_freed_around_training_on_a_gpu_and_that_is_told():
+    assert "freed before and after training" in "; ".join(_mps_choices("none", "").training_choices())
+    assert "freed" not in "; ".join(choose_device("cpu").training_choices())
 
 
 def test_shapes_are_constant_on_mps_alone_and_that_is_told():

@@ -270,6 +270,14 @@ def test_a_dangerous_environment_is_told(monkeypatch, name, value, said):
     assert any(said in line for line in look().advice)
 
 
+def test_the_environment_of_mps_is_told_wherever_it_is(monkeypatch):
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.7")
+    told = look().facts["MPS environment"]
+    assert "PYTORCH_ENABLE_MPS_FALLBACK not set (" in told
+    assert "PYTORCH_MPS_HIGH_WATERMARK_RATIO 0.7 (" in told
+
+
 def test_little_memory_is_told(monkeypatch):
     monkeypatch.setattr(machine, "memory_bytes", lambda: 2**30)
     assert any("1 GB of memory is little" in line for line in look().advice)

@@ -5,6 +5,7 @@ import json
 import logging
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
     from convlstm_wx.device import choose_device
     from convlstm_wx.files import check_can_make
+    from convlstm_wx.text import wrap
     from convlstm_wx.training.checkup import check_up, stages
     from convlstm_wx.training.machine import look
 
@@ -47,11 +49,15 @@ def run(options: argparse.Namespace) -> int:
             if Path(file).is_dir():
                 raise ConfigError(f"{file}: is a folder; name a file in it")
             check_can_make(Path(file).parent)
-    device = str(choose_device(options.device).device)
+    policy = choose_device(options.device)
+    device = str(policy.device)
     chance = secrets.randbelow(2**31) if options.seed is None else options.seed
     machine = look()
+    chosen = {"device": "; ".join(policy.reasons), "in training": "; ".join(policy.training_choices())}
+    machine = replace(machine, facts=chosen | machine.facts)
     for name, value in machine.facts.items():
-        log.info("%-*s %s", _WIDTH, name, value)
+        for index, line in enumerate(wrap([value], _WIDTH + 1)):
+            log.info("%-*s %s", _WIDTH, "" if index else name, line)
     with tqdm(total=stages(device), desc="trying", unit="step", disable=None, leave=False) as bar:
         found = check_up(machine, device, chance, tick=bar.update)
     for line in told(found):

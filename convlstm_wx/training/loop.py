@@ -94,6 +94,8 @@ class Run:
         # Numbers, also where auto was asked for.
         epochs = config.num_epochs or (resume.config.num_epochs if resume else epochs_for(len(windows)))
         config = replace(config, lead_steps=inputs.spec.lead_steps, num_epochs=epochs)
+        if config.num_workers is not None:
+            policy = replace(policy, gathering_threads=config.num_workers)
         self.config, self.policy, self.folder, self.processes = config, policy, folder, processes
         self.spec = inputs.spec
         emphasis = rain_emphasis(parse_rain_weights(config.rain_weights), self.spec)
@@ -265,12 +267,11 @@ class Run:
 
     def load(self, windows: Windows, batches: list[np.ndarray]) -> Iterator[TensorBatch]:
         """Batches of window numbers, on the device."""
-        asked = self.config.num_workers
         return load_batches(
             windows,
             batches,
             self.policy.device,
-            num_workers=self.policy.gathering_threads if asked is None else asked,
+            num_workers=self.policy.gathering_threads,
             pin_memory=self.policy.pin_memory,
             fill_to=self.micro_batch if self.policy.constant_shapes else 0,
         )

@@ -7,12 +7,13 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from convlstm_wx.device import cpu_has_bf16, mps_surroundings
+from convlstm_wx.device import FALLBACK, WATERMARK, cpu_has_bf16, mps_surroundings
 from convlstm_wx.files import describe_bytes
 from convlstm_wx.memory import memory_bytes
 
@@ -46,6 +47,7 @@ def look() -> Machine:
         "PyTorch": f"{torch.__version__}, {_build()}",
         "CUDA": _cuda(),
         "MPS": _mps(),
+        "MPS environment": "; ".join(_mps_environment()),
         "C compiler": next((found for name in COMPILERS if (found := shutil.which(name))), "none"),
         **_versions(),
     }
@@ -99,6 +101,16 @@ def _mps() -> str:
     if not torch.backends.mps.is_available():
         return "not available"
     return f"available, {describe_bytes(torch.mps.recommended_max_memory())} recommended at most"
+
+
+def _mps_environment() -> Iterator[str]:
+    """The variables that PyTorch's MPS backend reads when it loads, and what they do: best left unset."""
+    meanings = {
+        FALLBACK: "1 computes operators without an MPS kernel on the CPU, slowly; training needs none",
+        WATERMARK: "the most memory, as a share of what Apple recommends; training sets 1 itself",
+    }
+    for name, meaning in meanings.items():
+        yield f"{name} {os.environ.get(name) or 'not set'} ({meaning})"
 
 
 def _versions() -> dict[str, str]:

@@ -58,8 +58,10 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     if run.start:
         yield f"start        {run.start}"
     effective = config.batch_size * config.gradient_accumulation_steps * run.processes.world_size
-    yield f"batch        {run.micro_batch} windows, {effective} per optimiser step"
+    whole = "" if effective == run.micro_batch else ", the effective batch size"
+    yield f"batch        {run.micro_batch} windows, {effective} per optimiser step{whole}"
     yield from _indented("learning", list(_learning(config)))
+    yield from _indented("saving", ["; ".join(_saving(config))])
     network, batch = describe_bytes(probed.network_bytes), describe_bytes(probed.batch_bytes)
     yield f"memory       data {inputs.stored}; {network} for the network, about {batch} for a batch"
     yield f"output       {run.folder}"
@@ -68,7 +70,7 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
 def _learning(config: TrainConfig) -> Iterator[str]:
     """The loss, and what changes from step to step."""
     patience = config.early_stopping_patience
-    yield f"{config.num_epochs} epochs" + (
+    yield count(config.num_epochs, "epoch") + (
         f", or until {patience} brought nothing better in validation" if patience else ""
     )
     yield f"loss {config.loss}" + (f" with delta {config.huber_delta:g}" if config.loss == "huber" else "")
@@ -83,10 +85,23 @@ def _learning(config: TrainConfig) -> Iterator[str]:
     if config.schedule == "plateau":
         falls = f"times {config.plateau_factor:g} after {config.plateau_patience} epochs without improvement"
     yield f"learning rate {config.learning_rate:g} after the warm-up, then {falls}"
+    if config.gradient_clip_norm:
+        yield f"gradients clipped to a norm of {config.gradient_clip_norm:g}"
     if config.curriculum_epochs:
         yield f"1 lead step at first, all {config.lead_steps} after {config.curriculum_epochs} epochs"
     if config.scheduled_sampling:
-        yield f"told the truth with probability {config.scheduled_sampling:g} at first, 0 at the end"
+        yield f"lead times start from the truth with probability {config.scheduled_sampling:g} at first, 0 at the end"
+
+
+def _saving(config: TrainConfig) -> Iterator[str]:
+    """When a run writes which checkpoint, and how many of them stay."""
+    yield "best.pt when validation is better"
+    if config.checkpoint_frequency:
+        kept = f"the newest {config.keep_checkpoints}" if config.keep_checkpoints else "all"
+        often = "epoch" if config.checkpoint_frequency == 1 else f"{config.checkpoint_frequency} epochs"
+        yield f"epoch_NNNN.pt every {often}, {kept} kept"
+    minutes = f" and every {config.save_every_minutes:g} minutes" if config.save_every_minutes else ""
+    yield f"last.pt after each epoch{minutes}"
 
 
 def _indented(name: str, lines: Sequence[str]) -> Iterator[str]:
