@@ -82,6 +82,11 @@ def test_an_event_that_never_happens_has_no_scores():
         assert np.isnan(model[name].isel(threshold=1)).all(), name
 
 
+def test_no_score_is_a_quotient_of_roundings():
+    table = xr.Dataset(dict(zip(COUNTS, (0.0, 0.0, 0.0, 49.0))))  # 49 (1 / 49) is not 1
+    assert all(np.isnan(float(found)) for name, found in scores_of(table).items() if name not in COUNTS)
+
+
 def test_fss_by_hand():
     # One point forecast two columns away from where it happened: in windows of 3 they meet in one column of windows.
     forecast, happened = np.zeros((1, 6, 6)), np.zeros((1, 6, 6))

@@ -180,6 +180,18 @@ def test_forecast_and_evaluate_name_variables(run, path, tmp_path, capsys):
     assert len({row["channel"] for row in found["scores"]}) == 56
 
 
+def test_a_comparison_prints_some_channels_and_its_page_has_all(run, path, tmp_path, capsys):
+    options = ["--data", str(path), "--output", str(tmp_path / "c")]
+    assert main(["compare", str(run), str(run), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("makes the same errors as A" in line for line in lines) == 8
+    assert "sentences on 8 of 56 channels; --output FOLDER writes all" in lines
+    page = (tmp_path / "c/comparison.html").read_text()
+    assert page.count("B makes the same errors as A") == 56
+    assert "<summary>of 56 channels</summary>" in page
+    assert "12 of 56 channels are drawn: " in page
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
