@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +104,8 @@ def run(options: argparse.Namespace) -> int:
 def _training(config: TrainConfig, arm: str, seed: int, folder: Path) -> Training:
     entries = config.to_dict()
     if arm == WITHOUT:
-        for entry in fields(TrainConfig):
-            if entry.name in UPSTREAM:
-                entries[entry.name] = entry.default
+        defaults = TrainConfig().to_dict()
+        entries |= {name: defaults[name] for name in UPSTREAM}
     entries |= {"seed": seed, "output_dir": str(folder / ARMS[arm] / f"seed_{seed}")}
     return Training(arm, TrainConfig.from_dict(entries))
 
