@@ -82,6 +82,12 @@ class TrainConfig:
     cache_dir: str | None = _option(
         None, "Data", "folder of the data cache, which later runs use again (default: .convlstm_wx_cache)"
     )
+    cache_dtype: str = _option(
+        "float32",
+        "Data",
+        "numbers of the data cache; int16 needs half the disk, with errors of at most 1/65,000 of a field's range",
+        choices=("float32", "int16"),
+    )
     num_workers: int | None = _option(
         None, "Data", "threads that gather batches ahead (default: 1 beside a GPU, 0 on a CPU)", kind=int, low=0
     )

@@ -128,9 +128,10 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
     size = sum(each.nbytes(times) for each in inputs)
     budget = memory_budget_bytes(config.memory_budget) // processes
     folder = Path(config.cache_dir or DEFAULT_FOLDER) if size > budget else None
+    packed = config.cache_dtype == "int16" and folder is not None
     regions, built, accounts = [], [], []
     for each in inputs:
-        region, source, complete, account = prepare(each, times, roles == TRAIN, folder, budget)
+        region, source, complete, account = prepare(each, times, roles == TRAIN, folder, budget, packed=packed)
         regions.append(region)
         built.append((source, complete))
         accounts.append(account)
@@ -149,7 +150,8 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
         lat_descending=bool(dataset.attrs.get("lat_descending", 0)),
         source=source_of(dataset),
     )
-    stored = f"{describe_bytes(size)} " + (f"in the data cache {folder}" if folder else "in memory")
+    kept = f"{describe_bytes(size / 2)} as 16-bit numbers" if packed else describe_bytes(size)
+    stored = f"{kept} in the data cache {folder}" if folder else f"{kept} in memory"
     sources = _gather_sources(built, times)
     linear = fit_linear(config, spec, [sources.target, *sources.upstream], times, sources.complete_N, roles)
     return TrainingInputs(spec, sources, roles, accounts[0], tuple(notes), stored, linear)

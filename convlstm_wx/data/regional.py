@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.account import Account
@@ -71,6 +72,11 @@ class RegionInput:
         return len(times), len(self.channels), self.places.sizes["lat"], self.places.sizes["lon"]
 
     @property
+    def kind(self) -> str:
+        """For a progress bar."""
+        return "target region" if self.role == TARGET else "upstream region"
+
+    @property
     def points(self) -> tuple[int, int]:
         """Rows and columns of the data, before coarsening."""
         return self.data.sizes["lat"], self.data.sizes["lon"]
@@ -101,9 +107,9 @@ def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
 
 
 def prepare(
-    each: RegionInput, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int
+    each: RegionInput, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int, *, packed: bool
 ) -> tuple[RegionSpec, Source, np.ndarray, Account]:
-    """One region read, checked and normalised; or taken from its cache."""
+    """One region read, checked and normalised; or taken from its cache, whose numbers have 16 bits if packed."""
     if folder is None:
         return _build(each, times, training_N, _in_memory, SLICE_BYTES)
     depends_on = {
@@ -114,25 +120,28 @@ def prepare(
         "grid": [each.places["lat"].values.tolist(), each.places["lon"].values.tolist()],
         "static": static_fields(each.places),
         "texts": each.data.attrs.get("texts", {}),  # of a store on the net all that tells of new values
+        "packed": packed,
     }
     cache = Cache(folder, each.paths, depends_on)
     if not cache.exists():
         with cache.building() as unfinished:
-            made = _build(each, times, training_N, _in_folder(unfinished), _slice_bytes(budget))
+            made = _build(each, times, training_N, _in_folder(unfinished, packed=packed), _slice_bytes(budget))
             region, source, complete, account = made
             statistics = {f"statistics.{name}": value for name, value in region.statistics.to_dict().items()}
             entries = {"complete": complete, "account": account.to_dict(), "masks": source.observed_NMHW.shape[1]}
             write_entries(unfinished, statistics | entries)
-    return _from_cache(cache.path, each, times)
+    return _from_cache(cache.path, each, times, packed=packed)
 
 
-def _from_cache(folder: Path, each: RegionInput, times: np.ndarray) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+def _from_cache(
+    folder: Path, each: RegionInput, times: np.ndarray, *, packed: bool
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
     entries = read_entries(folder)
     shape = each.shape(times)
     named = {name.removeprefix("statistics."): value for name, value in entries.items() if "." in name}
     statistics = Statistics.from_dict(named)
     source = Source(
-        open_array(folder, "values", np.float32, shape),
+        open_array(folder, "values", np.float32, shape, packed=packed),
         open_array(folder, "observed", bool, (shape[0], entries["masks"], *shape[2:])),
         _forcings(each.places),
     )
@@ -147,11 +156,12 @@ def _in_memory(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
     return np.empty(tuple(shape), dtype)
 
 
-def _in_folder(folder: Path) -> Allocate:
+def _in_folder(folder: Path, *, packed: bool) -> Allocate:
     """Files of a cache; the flags of filled values go into the masks and are not kept themselves."""
 
     def allocate(name: str, dtype: Any, shape: Sequence[int]) -> Array:
-        return allocate_in_file(None if name == "filled" else folder / f"{name}.bin", dtype, shape, folder)
+        path = None if name == "filled" else folder / f"{name}.bin"
+        return allocate_in_file(path, dtype, shape, folder, packed=packed and name == "values")
 
     return allocate
 
@@ -222,7 +232,8 @@ def _read(
     shape, flagged = each.shape(times), flagged_channels(each.data, each.channels)
     values = allocate("values", np.float32, shape)
     filled = allocate("filled", bool, (shape[0], len(flagged), *shape[2:]))
-    for piece, block, flags in read_pieces(each.data, each.channels, times, most_bytes=most_bytes):
+    pieces = read_pieces(each.data, each.channels, times, most_bytes=most_bytes, label=f"reading the {each.kind}")
+    for piece, block, flags in pieces:
         look_at_file(piece, block)
         if each.coarsen > 1:
             block, flags = _coarsened(each, block, flags, [each.channels.index(channel) for channel in flagged])
@@ -287,7 +298,9 @@ def _normalise(
     observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
     complete = np.empty(len(times), bool)
     flagged = flagged_channels(each.data, each.channels)
-    for piece in time_slices(values_NCHW.shape, most_bytes):
+    slices = list(time_slices(values_NCHW.shape, most_bytes))
+    hidden = True if len(slices) == 1 else None
+    for piece in tqdm(slices, desc=f"normalising the {each.kind}", unit="piece", leave=False, disable=hidden):
         values = values_NCHW[piece]
         statistics.normalise(values, times[piece])
         known = np.isfinite(values)
