@@ -97,12 +97,12 @@ def _recognise(name: str, units: str, standard_name: str, long_name: str) -> Kno
     by_standard = [known.name for known in possible.values() if standard_name in known.standard_names]
     if by_standard:
         found = fitting(by_standard) or by_standard
-    elif units == "1":  # or none at all: an alias is believed, but a short name only of a fraction
+    elif units == "1":  # or none at all: percent may be meant, so only aliases are believed, and fractions that say so
         found = fitting(aliases) or [each for each in aliases if each in possible]
-        found = found or [each for each in fitting(short_names) if possible[each].units == "1"]
+        found = found or [each for each in fitting(short_names) if possible[each].static]
+        found = found or (fitting(by_words) if "fraction" in long_name else [])
     else:
-        found = fitting([*aliases, *short_names])
-    found = found or fitting(by_words) or fitting(variables_meant(name))
+        found = fitting([*aliases, *short_names]) or fitting(by_words) or fitting(variables_meant(name))
     # "air_temperature" is t, t2m, tmax or tmin: the name decides where it is one of them, else the words.
     for narrower in (by_name if by_standard else found, by_words):
         found = [each for each in found if each in narrower] or found

@@ -83,6 +83,9 @@ def test_variables_are_recognised_by_standard_name_then_name_then_units(name, at
         ("Geopotential height at 500 hPa surface", "m", "gh"),
         ("Geopotential height", "K", None),
         ("Total precipitation", "", None),
+        ("Sea ice area fraction", "(0 - 1)", "siconc"),
+        ("Relative humidity (%)", "", None),
+        ("Total cloud cover", "", None),
         ("temperature anomaly", "K", None),
         ("soil temperature", "K", None),
         ("brightness temperature", "K", None),
@@ -135,6 +138,8 @@ def test_a_name_that_says_nothing_leaves_it_to_words_and_units(long_name, units,
         ("U", "m/s", "u"),
         ("U", "", "u"),
         ("UX", "", None),
+        ("CA_TOT", "", None),
+        ("FR_LAND", "1", "lsm"),
         ("T", "hPa", None),
         ("RN", "W m-2", None),
         ("VS", "10m", "vis"),
@@ -152,7 +157,8 @@ def test_every_short_name_of_a_weather_service_is_recognised_in_units_that_fit_a
     for names in SERVICE_NAMES.values():
         for meant, listed in names.items():
             for name in listed.split():
-                found = [recognise(name.upper(), {"units": table[each].units}) for each in meant.split()]
+                units = ["%" if table[each].units == "1" else table[each].units for each in meant.split()]
+                found = [recognise(name.upper(), {"units": unit}) for unit in units]
                 assert {known.name for known in found if known} & set(meant.split()), name
                 assert recognise(name, {"units": "furlong"}) is None, name
 
