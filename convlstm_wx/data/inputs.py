@@ -19,6 +19,7 @@ from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.data.splits import TRAIN, Split, make_split
 from convlstm_wx.data.store import memory_budget_bytes
 from convlstm_wx.data.upstream import choose_coarsening, choose_upstream, divide
+from convlstm_wx.data.wind import refuse_directions
 from convlstm_wx.data.windows import Source, Windows, init_indices
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
@@ -198,6 +199,7 @@ def with_regions(config: TrainConfig, dataset: xr.Dataset) -> tuple[TrainConfig,
 
 def _target(config: TrainConfig, dataset: xr.Dataset) -> RegionInput:
     channels = choose_channels(dataset, config.variables, config.levels)
+    refuse_directions(dataset, channels, config.data)
     box = None if config.target_region is None else Region(*config.target_region)
     return RegionInput(TARGET, box, (), config.data, select_region(dataset, box, option="--target-region"), channels)
 
@@ -226,6 +228,7 @@ def _upstream(
         held = other["level"].values if "level" in other.dims else ()
         levels = [level for level in config.levels if level in held]  # a file of other levels is read whole
         channels = choose_channels(other, config.upstream_variables, levels, option="--upstream-variables")
+        refuse_directions(other, channels, [file], option="--upstream-variables")
         each = RegionInput("upstream data", None, (file,), (file,), other, channels)
         notes.append(_check_times(each, dataset["time"].values, training_N))
         found.append(each)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import Channel
+from convlstm_wx.conventions import Channel, normalise_units
 from convlstm_wx.data.channels import static_names
 from convlstm_wx.data.coarsening import coarse_places
 from convlstm_wx.data.forcings import Forcings
@@ -92,7 +92,7 @@ class RegionSpec:
             if name not in dataset.data_vars:
                 continue
             units = dataset[name].attrs.get("units", "1")
-            if units != attributes["units"]:
+            if units != normalise_units(attributes["units"]):
                 found.append(f"'{name}' is in {units} instead of {attributes['units']}")
         there = set(dataset["level"].values.tolist()) if "level" in dataset.dims else set()
         for level in sorted({c.level for c in self.statistics.channels if c.level is not None} - there):
