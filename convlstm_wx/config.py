@@ -13,7 +13,8 @@ from convlstm_wx.errors import ConfigError
 
 Box = tuple[float, float, float, float]
 AUTO = 0  # a number that the program is to find
-BEFORE_THERE_WAS_A_SETTING = {"blend": "none", "lead_weighting": 0.0}  # what runs did that were begun without it
+# What runs did that were begun without the setting.
+BEFORE_THERE_WAS_A_SETTING = {"blend": "none", "lead_weighting": 0.0, "upstream_coarsen": 1}
 SPREADS = ("auto", "errors", "states", "none")  # where the members of an ensemble get it from
 PERTURBATION = 0.2  # of an ensemble's initial states, in units of a channel's typical change in one time step
 
@@ -81,6 +82,12 @@ class TrainConfig:
     cache_dir: str | None = _option(
         None, "Data", "folder of the data cache, which later runs use again (default: .convlstm_wx_cache)"
     )
+    cache_dtype: str = _option(
+        "float32",
+        "Data",
+        "numbers of the data cache; int16 needs half the disk, with errors of at most 1/65,000 of a field's range",
+        choices=("float32", "int16"),
+    )
     num_workers: int | None = _option(
         None, "Data", "threads that gather batches ahead (default: 1 beside a GPU, 0 on a CPU)", kind=int, low=0
     )
@@ -88,7 +95,7 @@ class TrainConfig:
     target_region: Box | None = _option(
         None,
         "Regions",
-        "the box to forecast, degrees (default: the whole file)",
+        "the box to forecast, degrees (default: the whole file; with --include-upstream alone, its lee third)",
         kind=float,
         shape="box",
     )
@@ -96,7 +103,7 @@ class TrainConfig:
     upstream_region: tuple[Box, ...] = _option(
         (),
         "Regions",
-        "an upstream box, degrees; repeatable (default: the windward side of the target)",
+        "an upstream box, degrees; repeatable (default: the file on the windward side of the target)",
         kind=float,
         shape="boxes",
     )
@@ -108,6 +115,15 @@ class TrainConfig:
     )
     upstream_variables: tuple[str, ...] = _option(
         (), "Regions", "variables to read from those files (default: all on the grid)", shape="many"
+    )
+    upstream_coarsen: int = _option(
+        AUTO,
+        "Regions",
+        "read upstream regions as area means over N x N grid points; auto: 1, unless the regions have so many points "
+        "that they cost more than the target (default: auto)",
+        kind=int,
+        low=AUTO,
+        auto=True,
     )
 
     model: str = _option(
@@ -283,6 +299,8 @@ class TrainConfig:
         """What not every network can do."""
         if self.upstream_fusion != "resample" and not self.include_upstream:
             raise ConfigError("--upstream-fusion does nothing without --include-upstream; add it")
+        if self.upstream_coarsen > 1 and not self.include_upstream:
+            raise ConfigError("--upstream-coarsen does nothing without --include-upstream; add it")
         if self.model == "shi2015" and self.include_upstream:
             raise ConfigError("--model shi2015 reads no upstream regions; take another or drop --include-upstream")
 

@@ -1,15 +1,20 @@
-"""What the field agrees on: names, standard names, units, plausible ranges and colours of known variables.
+"""What the field agrees on: names of axes, what a variable is by its attributes, limits, and channels.
 
 Knowledge only: nothing here opens a file. A variable that is not known works as well; it is then treated as a plain
 number without a plausible range.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from convlstm_wx.errors import ConfigError, DataError
+from convlstm_wx.known_variables import KNOWN_VARIABLES, KnownVariable
+from convlstm_wx.long_names import at_height, variables_meant
+from convlstm_wx.service_names import SERVICE_NAMES
+from convlstm_wx.units import normalise_units, unit_conversion
 
 # Lower case; the first that a file has is taken, after the CF attributes have been asked.
 AXIS_ALIASES: dict[str, tuple[str, ...]] = {
@@ -35,223 +40,99 @@ AXIS_ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class KnownVariable:
-    """A meteorological variable that we recognise.
+_BY_ALIAS: dict[str, list[str]] = {}
+_BY_SHORT_NAME: dict[str, list[str]] = {}
+for _known in KNOWN_VARIABLES:
+    for _name in (_known.name, *_known.aliases):
+        _BY_ALIAS.setdefault(_name, []).append(_known.name)
+for _names in SERVICE_NAMES.values():
+    for _meant, _listed in _names.items():
+        for _name in _listed.split():
+            _BY_SHORT_NAME.setdefault(_name, []).extend(_meant.split())
+_DIRECTIONS = {known.name: known for known in KNOWN_VARIABLES if known.circular}
 
-    Attributes:
-        name: short name (ECMWF's where there is one).
-        long_name: for titles.
-        units: the units of valid_min and valid_max; files may use others.
-        valid_min, valid_max: values outside are not plausible anywhere on earth, from the surface to 1 hPa.
-        aliases: other names in files, lower case.
-        standard_names: CF standard names.
-        transform: "log1p_mm" for precipitation, else "none".
-        colormap, error_colormap: matplotlib's, for the field and for differences.
-        non_negative: values below zero cannot be.
-        static: never changes; a file that repeats it at every time holds one field.
-    """
-
-    name: str
-    long_name: str
-    units: str
-    valid_min: float
-    valid_max: float
-    aliases: tuple[str, ...] = ()
-    standard_names: tuple[str, ...] = ()
-    transform: str = "none"
-    colormap: str = "viridis"
-    error_colormap: str = "RdBu_r"
-    non_negative: bool = False
-    static: bool = False
-
-
-_WARM_COLD = "RdYlBu_r"
-_TWO_SIDED = "PuOr_r"
-
-# Order matters where two share a name: the first whose units fit the file's is taken.
-KNOWN_VARIABLES: tuple[KnownVariable, ...] = (
-    KnownVariable(
-        "t", "temperature", "K", 150, 350,
-        ("ta", "temp", "temperature", "air", "tmp", "air_temperature"), ("air_temperature",), colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "t2m", "2 m temperature", "K", 170, 340,
-        ("2t", "2m_temperature", "t2", "tas", "t_2m", "temp2", "tmp2m", "tg", "tmean", "tavg"),
-        ("air_temperature",), colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "tmax", "daily maximum temperature", "K", 170, 340,
-        ("tasmax", "mx2t", "tx", "t2mmax", "tmp_max", "maximum_2m_temperature"), ("air_temperature",),
-        colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "tmin", "daily minimum temperature", "K", 170, 340,
-        ("tasmin", "mn2t", "tn", "t2mmin", "tmp_min", "minimum_2m_temperature"), ("air_temperature",),
-        colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "d2m", "2 m dewpoint temperature", "K", 150, 320,
-        ("2d", "2m_dewpoint_temperature", "td2m", "tdps", "dew2m", "t2mdew"), ("dew_point_temperature",),
-        colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "sst", "sea surface temperature", "K", 265, 315,
-        ("sea_surface_temperature", "tos"), ("sea_surface_temperature",), colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "skt", "skin temperature", "K", 150, 370,
-        ("skin_temperature", "ts", "tskin"), ("surface_temperature",), colormap=_WARM_COLD,
-    ),
-    KnownVariable(
-        "msl", "mean sea level pressure", "Pa", 85_000, 110_000,
-        ("slp", "psl", "mslp", "mean_sea_level_pressure", "prmsl", "pmsl", "mslet"),
-        ("air_pressure_at_mean_sea_level", "air_pressure_at_sea_level"),
-    ),
-    KnownVariable(
-        "sp", "surface pressure", "Pa", 40_000, 110_000,
-        ("surface_pressure", "ps", "psfc", "pres", "pressfc"), ("surface_air_pressure",),
-    ),
-    KnownVariable(
-        "z", "geopotential", "m2 s-2", -10_000, 500_000, ("geopotential", "phi"), ("geopotential",)
-    ),
-    KnownVariable(
-        "gh", "geopotential height", "m", -1_000, 51_000,
-        ("geopotential_height", "hgt", "zg", "z", "h", "height"), ("geopotential_height", "geopotential"),
-    ),
-    KnownVariable(
-        "u", "eastward wind", "m s-1", -200, 200,
-        ("ua", "uwnd", "u_component_of_wind", "ugrd", "eastward_wind"), ("eastward_wind",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "v", "northward wind", "m s-1", -200, 200,
-        ("va", "vwnd", "v_component_of_wind", "vgrd", "northward_wind"), ("northward_wind",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "u10", "10 m eastward wind", "m s-1", -100, 100,
-        ("10u", "10m_u_component_of_wind", "u10m", "uas", "u_10m"), ("eastward_wind",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "v10", "10 m northward wind", "m s-1", -100, 100,
-        ("10v", "10m_v_component_of_wind", "v10m", "vas", "v_10m"), ("northward_wind",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "ws", "wind speed", "m s-1", 0, 200,
-        ("wspd", "si10", "sfcwind", "wind_speed", "10m_wind_speed"), ("wind_speed",), non_negative=True,
-    ),
-    KnownVariable(
-        "w", "vertical velocity", "Pa s-1", -100, 100,
-        ("omega", "wap", "vertical_velocity"), ("lagrangian_tendency_of_air_pressure",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "vo", "relative vorticity", "s-1", -0.05, 0.05,
-        ("vorticity", "relative_vorticity"), ("atmosphere_relative_vorticity",), colormap=_TWO_SIDED,
-    ),
-    KnownVariable(
-        "q", "specific humidity", "kg kg-1", 0, 0.1,
-        ("shum", "hus", "qv", "specific_humidity", "q2m", "qv2m", "huss"), ("specific_humidity",),
-        colormap="YlGnBu", non_negative=True,
-    ),
-    KnownVariable(
-        "r", "relative humidity", "%", 0, 180,
-        ("rh", "rhum", "hur", "relative_humidity", "hurs", "rh2m"), ("relative_humidity",),
-        colormap="YlGnBu", non_negative=True,
-    ),
-    KnownVariable(
-        "tcwv", "total column water vapour", "kg m-2", 0, 150,
-        ("tcw", "pwat", "prw", "total_column_water_vapour", "pr_wtr", "tqv"),
-        ("atmosphere_mass_content_of_water_vapor", "lwe_thickness_of_atmosphere_mass_content_of_water_vapor"),
-        colormap="YlGnBu", non_negative=True,
-    ),
-    KnownVariable(
-        "tcc", "total cloud cover", "1", 0, 1,
-        ("clt", "total_cloud_cover", "tcdc", "cloud"), ("cloud_area_fraction",), colormap="Greys_r", non_negative=True,
-    ),
-    KnownVariable(
-        "tp", "total precipitation", "mm", 0, 2_000,
-        (
-            "total_precipitation", "precip", "precipitation", "rain", "rainfall", "rf", "rr", "pr", "pre", "prcp",
-            "apcp", "total_precipitation_6hr", "total_precipitation_24hr", "rainnc", "prectot", "ppt", "pcp",
-        ),
-        ("precipitation_amount", "lwe_thickness_of_precipitation_amount", "rainfall_amount",
-         "thickness_of_rainfall_amount"),
-        transform="log1p_mm", colormap="YlGnBu", error_colormap="BrBG", non_negative=True,
-    ),
-    KnownVariable(
-        "prate", "precipitation rate", "mm d-1", 0, 10_000,
-        (
-            "pr", "precip", "precipitation", "mtpr", "avg_tprate", "tprate", "prectot", "prectotcorr", "rain",
-            "rainfall", "mean_total_precipitation_rate", "tp",
-        ),
-        ("precipitation_flux", "lwe_precipitation_rate", "rainfall_flux", "rainfall_rate"),
-        transform="log1p_mm", colormap="YlGnBu", error_colormap="BrBG", non_negative=True,
-    ),
-    KnownVariable(
-        "sf", "snowfall", "mm", 0, 1_000,
-        ("snowfall",), ("snowfall_amount", "lwe_thickness_of_snowfall_amount"),
-        transform="log1p_mm", colormap="YlGnBu", error_colormap="BrBG", non_negative=True,
-    ),
-    KnownVariable(
-        "sd", "snow depth", "m", 0, 50,
-        ("snow_depth", "snod", "snd"), ("surface_snow_thickness", "lwe_thickness_of_surface_snow_amount"),
-        colormap="Blues", non_negative=True,
-    ),
-    KnownVariable(
-        "rsds", "downward solar radiation", "W m-2", 0, 1_600,
-        ("dswrf", "swdown", "avg_sdswrf", "msdwswrf"), ("surface_downwelling_shortwave_flux_in_air",),
-        colormap="magma", non_negative=True,
-    ),
-    KnownVariable(
-        "ssrd", "downward solar radiation, accumulated", "J m-2", 0, 1.4e8,
-        ("surface_solar_radiation_downwards",),
-        ("surface_downwelling_shortwave_flux_in_air", "integral_wrt_time_of_surface_downwelling_shortwave_flux_in_air"),
-        colormap="magma", non_negative=True,
-    ),
-    KnownVariable(
-        "lsm", "land-sea mask", "1", 0, 1,
-        ("land_sea_mask", "sftlf", "land"), ("land_binary_mask", "land_area_fraction"),
-        colormap="Greys_r", non_negative=True, static=True,
-    ),
-    KnownVariable(
-        "orog", "surface altitude", "m", -500, 9_000,
-        ("orography", "topo", "elevation", "hgt_surface"), ("surface_altitude",), colormap="terrain", static=True,
-    ),
-    KnownVariable(
-        "zs", "surface geopotential", "m2 s-2", -5_000, 90_000,
-        ("geopotential_at_surface", "surface_geopotential", "phis"), ("surface_geopotential",), colormap="terrain",
-        static=True,
-    ),
-)  # fmt: skip
-
+# What follows a name: a level ("z500", "T_850hPa"), a place as wgrib2 and GrADS write it ("TMP_2maboveground",
+# "apcpsfc"), or the hours of an accumulation ("PRE_6h").
 _LEVEL_IN_NAME = re.compile(r"^(?P<stem>[a-z][a-z_]*?)_?(?P<level>\d{2,4})(hpa|mb)?$")
+_PLACE_IN_NAME = re.compile(
+    r"^(?P<stem>.+?)_?((?P<meters>\d+)_?m(_?above_?ground|agl)?|(?P<ground>surface|sfc)|(?P<sea>mean_?sea_?level|msl)"
+    r"|prs|clm|entire_?atmosphere\w*|(low|middle|high)cloudlayer)$"
+)
+_HOURS_IN_NAME = re.compile(r"^(?P<stem>.+?)_?\d{1,2}_?(h|hr|hrs|hour|hours)$")
+
+# What is made of a variable, but is none: its error has the same name and units at times.
+_DERIVED = re.compile(
+    r"anomal(y|ies)|\b(errors?|uncertainty|uncertainties|deviation|spread|variance|probability|mask|flags?)\b"
+    r"|\bquality\b(?!.(control|check|assur))"
+)
+_DIRECTION = re.compile(r"direction(?!al)|azimuth|(?<![a-z])(w|wi?nd|wave|wv|sw)?_?dirn?(?![a-z])")
+_NO_DIRECTION = re.compile(r"change|difference|width|variab")
+_OF_WIND = re.compile(r"wi?nd|(?<![a-z])w_?dir|gust")
+_NOT_OF_WIND = re.compile(r"wave|swell|current|stress")
 
 
 def recognise(name: str, attrs: Mapping[Any, Any]) -> KnownVariable | None:
     """The known variable that a file's variable is, or None.
 
-    The CF standard name is asked first, then the name and its aliases ("z500" and "T_850hPa" too). Units tell apart
-    what shares a name (z in m2 s-2 is geopotential, in m its height); a name alone, with units that cannot be its, is
-    not believed.
+    The CF standard name is asked first, then the name, its aliases and the short names of weather services ("z500" and
+    "T_850hPa" too), then the words of the long name, and of the name. Units tell apart what shares a name (z in m2 s-2
+    is geopotential, in m its height); a name or words alone, with units that cannot be its, are not believed.
     """
-    units = normalise_units(str(attrs.get("units", "")))
-    standard_name = str(attrs.get("standard_name", "")).lower()
-    by_standard = [known for known in KNOWN_VARIABLES if standard_name in known.standard_names]
-    by_name = [known for known in KNOWN_VARIABLES if _is_called(known, name.lower())]
-    # "air_temperature" is t, t2m, tmax or tmin: the name decides where it is one of them.
-    candidates = [known for known in by_standard if known in by_name] or by_standard or by_name
-    fitting = [known for known in candidates if unit_conversion(units, known.units) is not None]
-    believed = fitting or (candidates if by_standard or units == "1" else [])
-    return believed[0] if believed else None
+    told = (str(attrs.get(key, "")).lower() for key in ("standard_name", "long_name"))
+    return _recognise(name.lower(), normalise_units(str(attrs.get("units", ""))), *told)
 
 
-_ALL_NAMES = frozenset(name for known in KNOWN_VARIABLES for name in (known.name, *known.aliases))
+@lru_cache(maxsize=4096)
+def _recognise(name: str, units: str, standard_name: str, long_name: str) -> KnownVariable | None:
+    derived = _DERIVED.search(long_name)
+    if unit_conversion(units, "degrees") is not None:
+        return None if derived else _direction(name, standard_name, long_name)
+    possible = {known.name: known for known in KNOWN_VARIABLES if derived is None or derived[0] in known.long_name}
+
+    def fitting(names: Iterable[str]) -> list[str]:
+        return [each for each in names if each in possible and unit_conversion(units, possible[each].units) is not None]
+
+    aliases, short_names = _names_of(name)
+    by_name, by_words = {*aliases, *short_names}, variables_meant(long_name)
+    by_standard = [known.name for known in possible.values() if standard_name in known.standard_names]
+    if by_standard:
+        found = fitting(by_standard) or by_standard
+    elif units == "1":  # or none at all: percent may be meant, so only aliases are believed, and fractions that say so
+        found = fitting(aliases) or [each for each in aliases if each in possible]
+        found = found or [each for each in fitting(short_names) if possible[each].static]
+        found = found or (fitting(by_words) if "fraction" in long_name else [])
+    else:
+        found = fitting([*aliases, *short_names]) or fitting(by_words) or fitting(variables_meant(name))
+    # "air_temperature" is t, t2m, tmax or tmin: the name decides where it is one of them, else the words.
+    for narrower in (by_name if by_standard else found, by_words):
+        found = [each for each in found if each in narrower] or found
+    return possible[found[0]] if found else None
 
 
-def _is_called(known: KnownVariable, lower: str) -> bool:
-    if lower not in _ALL_NAMES:
-        with_level = _LEVEL_IN_NAME.match(lower)
-        lower = with_level["stem"] if with_level else lower
-    return lower == known.name or lower in known.aliases
+def _names_of(name: str) -> tuple[list[str], list[str]]:
+    """The known variables whose alias a name is, and those whose short name it is at some weather service."""
+    meters, is_at_sea = None, False
+    for pattern in (_LEVEL_IN_NAME, _PLACE_IN_NAME, _HOURS_IN_NAME):
+        found = pattern.match(name)
+        if found and name not in _BY_ALIAS and name not in _BY_SHORT_NAME:
+            name, parts = found["stem"], found.groupdict()
+            meters = 0.0 if parts.get("ground") else float(parts["meters"]) if parts.get("meters") else meters
+            is_at_sea = is_at_sea or bool(parts.get("sea"))
+    aliases, short_names = (
+        ["msl" if is_at_sea and each == "sp" else at_height(each, meters) for each in table.get(name, ())]
+        for table in (_BY_ALIAS, _BY_SHORT_NAME)
+    )
+    return aliases, short_names
+
+
+def _direction(name: str, standard_name: str, long_name: str) -> KnownVariable | None:
+    """The direction that an angle is, if its name or one of its attributes says so."""
+    told = f"{name} {standard_name} {long_name}"
+    meant = next((each for names in _names_of(name) for each in names if each in _DIRECTIONS), None)
+    if (meant is None and not _DIRECTION.search(told)) or _NO_DIRECTION.search(told):
+        return None
+    is_wind = _OF_WIND.search(told) and not _NOT_OF_WIND.search(told)
+    return _DIRECTIONS[meant or ("wdir" if is_wind else "direction")]
 
 
 def physical_limits(name: str, attrs: Mapping[Any, Any]) -> tuple[float, float] | None:
@@ -326,97 +207,6 @@ def millimetres_factor(units: str) -> float:
 def millimetres_units(units: str) -> str:
     """What precipitation is in after :func:`millimetres_factor`: "mm" (amounts) or "mm d-1" (rates)."""
     return "mm" if unit_conversion(units, "mm") is not None else "mm d-1"
-
-
-# unit: (what it measures, scale, offset) with base = scale * value + offset. A kg m-2 is taken as a mm of water.
-_UNITS: dict[str, tuple[str, float, float]] = {
-    "K": ("temperature", 1, 0),
-    "degC": ("temperature", 1, 273.15),
-    "degF": ("temperature", 5 / 9, 459.67 * 5 / 9),
-    "Pa": ("pressure", 1, 0),
-    "hPa": ("pressure", 100, 0),
-    "kPa": ("pressure", 1_000, 0),
-    "m": ("length", 1, 0),
-    "cm": ("length", 0.01, 0),
-    "mm": ("length", 0.001, 0),
-    "km": ("length", 1_000, 0),
-    "in": ("length", 0.0254, 0),
-    "kg m-2": ("length", 0.001, 0),
-    "m s-1": ("speed", 1, 0),
-    "m d-1": ("speed", 1 / 86_400, 0),
-    "km h-1": ("speed", 1 / 3.6, 0),
-    "knot": ("speed", 1.852 / 3.6, 0),
-    "mm s-1": ("speed", 0.001, 0),
-    "mm h-1": ("speed", 0.001 / 3_600, 0),
-    "mm d-1": ("speed", 0.001 / 86_400, 0),
-    "cm d-1": ("speed", 0.01 / 86_400, 0),
-    "kg m-2 s-1": ("speed", 0.001, 0),
-    "kg m-2 h-1": ("speed", 0.001 / 3_600, 0),
-    "kg m-2 d-1": ("speed", 0.001 / 86_400, 0),
-    "m2 s-2": ("geopotential", 1, 0),
-    "J kg-1": ("geopotential", 1, 0),
-    "kg kg-1": ("ratio", 1, 0),
-    "g kg-1": ("ratio", 0.001, 0),
-    "1": ("ratio", 1, 0),
-    "%": ("ratio", 0.01, 0),
-    "Pa s-1": ("omega", 1, 0),
-    "hPa s-1": ("omega", 100, 0),
-    "s-1": ("frequency", 1, 0),
-    "W m-2": ("flux", 1, 0),
-    "J m-2": ("energy", 1, 0),
-}
-
-
-def unit_conversion(units: str, canonical: str) -> tuple[float, float] | None:
-    """(scale, offset) with canonical = scale * value + offset, or None where the two do not measure the same."""
-    origin, goal = _UNITS.get(normalise_units(units)), _UNITS.get(normalise_units(canonical))
-    if origin is None or goal is None or origin[0] != goal[0]:
-        return None
-    return origin[1] / goal[1], (origin[2] - goal[2]) / goal[1]
-
-
-_SPELLINGS = {
-    "K": ("k", "degk", "deg_k", "kelvin", "degrees_kelvin", "degreesk", "degree_kelvin", "°k"),
-    "degC": ("c", "°c", "degc", "deg_c", "celsius", "degrees_celsius", "degree_celsius", "degreesc", "degrees_c",
-             "celcius", "degree_c"),
-    "degF": ("f", "°f", "degf", "deg_f", "fahrenheit", "degrees_fahrenheit", "degree_fahrenheit"),
-    "Pa": ("pa", "pascal", "pascals"),
-    "hPa": ("hpa", "mb", "mbar", "mbars", "millibar", "millibars", "hectopascal", "hectopascals"),
-    "kPa": ("kpa",),
-    "m": ("m", "meter", "meters", "metre", "metres", "gpm", "mgpm", "m_of_water_equivalent"),
-    "mm": ("mm", "millimeter", "millimeters", "millimetre", "millimetres"),
-    "in": ("in", "inch", "inches"),
-    "knot": ("kt", "kts", "knot", "knots"),
-    "d": ("d", "day", "days"),
-    "h": ("h", "hr", "hrs", "hour", "hours"),
-    "s": ("s", "sec", "secs", "second", "seconds"),
-    "1": ("", "1", "-", "none", "unitless", "dimensionless", "fraction", "(0_-_1)", "0-1", "(0-1)", "proportion"),
-    "%": ("%", "percent", "per_cent", "pct"),
-    "degrees_north": ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreen", "degreesn"),
-    "degrees_east": ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreee", "degreese"),
-}  # fmt: skip
-_BY_SPELLING = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
-_FACTOR = re.compile(r"^(?P<unit>[A-Za-z%°_]+)(?P<power>[-+]?\d+)?$")
-
-
-def normalise_units(text: str) -> str:
-    """One spelling for the same units: "degK" is "K", "m**2 s**-2" is "m2 s-2", "mm/day" is "mm d-1".
-
-    What is not understood is given back as it is.
-    """
-    whole = _BY_SPELLING.get("_".join(text.lower().split()))
-    if whole is not None:
-        return whole
-    plain = re.sub(r"\*\*|\^", "", text).replace("*", " ").replace(".", " ")
-    factors = []
-    for divided, part in re.findall(r"(/?)\s*([^\s/]+)", plain):
-        found = _FACTOR.match(part)
-        if found is None:
-            return text.strip()
-        unit = _BY_SPELLING.get(found["unit"].lower(), found["unit"])
-        power = int(found["power"] or 1) * (-1 if divided else 1)
-        factors.append(unit if power == 1 else f"{unit}{power}")
-    return " ".join(factors)
 
 
 @dataclass(frozen=True, order=True)

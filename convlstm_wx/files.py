@@ -132,3 +132,10 @@ def describe_bytes(size: float) -> str:
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size / 2**10:.0f} kB" if size >= 2**10 else f"{size:.0f} bytes"
+
+
+def describe_duration(seconds: float) -> str:
+    """A duration for people: "3 s", "20 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -113,10 +113,12 @@ def budget_of(path: Path) -> float:
 
 def compare_speed(path: Path, aligned: Path, cache: Path, rounds: int) -> None:
     inside, cached = prepared(path, cache, memory_budget=1e4), prepared(path, cache, memory_budget=budget_of(path))
+    packed = prepared(path, cache, memory_budget=budget_of(path), cache_dtype="int16")
     count = min(400, len(inside.windows(TRAIN)) // BATCH - 1)
     ways: dict[str, Callable[[int], float]] = {
         "ours, in memory": lambda seed: windows_per_second(our_batches(inside, seed), count),
         "ours, data cache": lambda seed: windows_per_second(our_batches(warm(cached), seed), count),
+        "ours, data cache of 16 bits": lambda seed: windows_per_second(our_batches(warm(packed), seed), count),
         "usual, chunks of one time": lambda seed: windows_per_second(usual_batches(aligned, seed), 15),
         "usual, chunks as xarray writes": lambda seed: windows_per_second(usual_batches(path, seed), 15),
     }

@@ -11,7 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "convlstm_wx"
 
 # A room may import rooms of a lower floor, and files of its own folder; never a sibling of its floor or one above.
 FLOORS = {
+    "units": -1,
     "errors": 0,
+    "known_variables": 0,
+    "long_names": 0,
+    "service_names": 0,
     "conventions": 1,
     "text": 2,
     "files": 1,

@@ -209,3 +209,35 @@ def test_batches_come_in_order_however_many_threads_gather_them(path, tmp_path, 
     assert len(loaded) == len(batches)
     for numbers, batch in zip(batches, loaded):
         np.testing.assert_array_equal(batch.x_BTCHW.numpy(), windows.gather(numbers).x_BTCHW)
+
+
+def test_sixteen_bits_are_wrong_by_a_small_share_of_each_fields_range(tmp_path):
+    fields = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
+    fields[:, 1] *= 1e4
+    array = allocate_in_file(tmp_path / "packed.bin", np.float32, fields.shape, packed=True)
+    array[0:2], array[2:5] = fields[:2], fields[2:]
+    span = np.ptp(fields, axis=(2, 3), keepdims=True)
+    assert (np.abs(array[0:5] - fields) <= span / 131_000).all()
+    assert array.nbytes == 5 * 2 * (8 + 2 * 12)
+    np.testing.assert_array_equal(array[np.array([[3, 0], [1, 4]])], array[0:5][[[3, 0], [1, 4]]])
+    np.testing.assert_array_equal(array.part(np.array([4, 1]), 1), array[0:5][[4, 1], 1])
+
+
+def test_sixteen_bits_keep_what_is_missing_constant_or_zero(tmp_path):
+    fields = np.array([[[[np.nan, 2.0, 5.0]]], [[[7.0, 7.0, 7.0]]], [[[np.nan] * 3]], [[[0.0, 0.0, 88.0]]]], np.float32)
+    array = allocate_in_file(None, np.float32, fields.shape, packed=True)
+    array[0:4] = fields
+    np.testing.assert_allclose(array[0:4], fields, rtol=1e-6)
+    assert array[3:4][0, 0, 0, 0] == 0
+
+
+def test_a_cache_of_sixteen_bits_needs_half_the_disk_and_gives_nearly_the_same_batches(path, tmp_path):
+    plain, packed = prepared(path, tmp_path), prepared(path, tmp_path, cache_dtype="int16")
+    assert plain.stored.startswith("98 kB in the data cache")
+    assert packed.stored.startswith("49 kB as 16-bit numbers in the data cache")
+    sizes = sorted(file.stat().st_size for file in (tmp_path / "cache").glob("*/values.bin"))
+    assert sizes[0] == sizes[1] / 2 + 200 * 2 * 8
+    a, b = (inputs.windows(TRAIN).gather(np.arange(5)) for inputs in (plain, packed))
+    assert 0 < np.abs(a.x_BTCHW - b.x_BTCHW).max() < 1e-3
+    again = prepared(path, tmp_path, cache_dtype="int16").windows(TRAIN).gather(np.arange(5))
+    np.testing.assert_array_equal(again.x_BTCHW, b.x_BTCHW)

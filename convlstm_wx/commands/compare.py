@@ -206,10 +206,11 @@ def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Datas
 def _errors(a: Side, b: Side, dataset: "xr.Dataset | None") -> "xr.Dataset":
     """Of both on common pairs; with maps if both are forecasts."""
     from convlstm_wx.verification.compare import errors_of_scores
-    from convlstm_wx.verification.pairing import errors_of_forecasts, scores_of_forecast
+    from convlstm_wx.verification.pairing import errors_of_forecasts, points_of, scores_of_forecast
 
     if a.forecast is not None and b.forecast is not None and dataset is not None:
-        return errors_of_forecasts([a.forecast], [b.forecast], truth_of(dataset, a.forecast))
+        smaller = min(a.forecast, b.forecast, key=points_of)
+        return errors_of_forecasts([a.forecast], [b.forecast], truth_of(dataset, smaller))
     evaluated = next((side.scores["system"].values for side in (a, b) if side.scores is not None), ())
     scores = []
     for side in (a, b):

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,9 @@ ARMS = {"without upstream": "without_upstream", "with upstream": "with_upstream"
 WITHOUT, WITH = ARMS
 ONE_PAIR = "One pair of runs: the intervals know of the weather, not of the luck of training; give more --seeds."
 OURS = {"seed": "give --seeds", "output_dir": "give --output", "members": "runs are repeated by --seeds"}
-UPSTREAM = ("include_upstream", "upstream_region", "upstream_data", "upstream_variables", "upstream_fusion")
+UPSTREAM = (
+    "include_upstream", "upstream_region", "upstream_data", "upstream_variables", "upstream_fusion", "upstream_coarsen",
+)  # fmt: skip
 
 
 def add(subparsers: Any) -> None:
@@ -70,6 +71,7 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, compare, shuffle: what is there already is kept."""
+    from convlstm_wx.data.inputs import with_regions
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import alone_in, check_can_make, make_folder
 
@@ -78,14 +80,17 @@ def run(options: argparse.Namespace) -> int:
     options.include_upstream = True
     config = training_config(options, not_here=OURS)
     folder = Path(options.output or Path("experiments") / run_name(config.data))
-    trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
     check_can_make(folder)
     dataset = open_dataset(config.data)
+    config, notes = with_regions(config, dataset)  # the same target with and without upstream
+    trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
     _check_same(folder, config)
     make_folder(folder)
     with alone_in(folder, "--output"):
         _remember(folder, config)
         _say_plan(trainings, options)
+        for note in notes:
+            log.info("           %s", note)
         for number, training in enumerate(trainings, 1):
             log.info("\n%d of %d: %s, seed %d", number, len(trainings), training.name, training.config.seed)
             if not train(training):
@@ -99,9 +104,8 @@ def run(options: argparse.Namespace) -> int:
 def _training(config: TrainConfig, arm: str, seed: int, folder: Path) -> Training:
     entries = config.to_dict()
     if arm == WITHOUT:
-        for entry in fields(TrainConfig):
-            if entry.name in UPSTREAM:
-                entries[entry.name] = entry.default
+        defaults = TrainConfig().to_dict()
+        entries |= {name: defaults[name] for name in UPSTREAM}
     entries |= {"seed": seed, "output_dir": str(folder / ARMS[arm] / f"seed_{seed}")}
     return Training(arm, TrainConfig.from_dict(entries))
 

@@ -194,6 +194,7 @@ def _batch_advice(plan: "Plan", config: TrainConfig) -> str:
 
 
 def _batch(plan: "Plan") -> Iterator[str]:
+    from convlstm_wx.files import describe_duration
     from convlstm_wx.text import count
 
     probed = plan.probe
@@ -201,13 +202,7 @@ def _batch(plan: "Plan") -> Iterator[str]:
         f"{count(probed.windows, 'window')} through the network and back, {count(probed.lead_steps, 'lead step')}: "
         f"{probed.seconds:.2g} s, loss {probed.loss:.3g} (untrained)"
     )
-    yield f"so an epoch takes about {_duration(plan.epoch_seconds)}, validation included"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    yield f"so an epoch takes about {describe_duration(plan.epoch_seconds)}, validation included"
 
 
 def last_line(findings: Findings, config: TrainConfig) -> str:

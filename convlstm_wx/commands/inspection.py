@@ -164,6 +164,8 @@ def _said_before() -> Iterator[None]:
 def _draw(folder: Path, config: TrainConfig, findings: Findings) -> None:
     from convlstm_wx.report import survey
 
+    if findings.inputs is not None and (box := findings.inputs.spec.target.box) is not None:
+        config = replace(config, target_region=box.as_tuple())
     try:
         with _said_before():
             opened = _open(config)

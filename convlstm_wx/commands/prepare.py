@@ -24,6 +24,12 @@ def add(subparsers: Any) -> None:
     part = command.add_argument_group("Which part")
     add_part(part)
     changes = command.add_argument_group("What is done, in this order")
+    changes.add_argument(
+        "--derive",
+        metavar=("u", "v"),
+        nargs=2,
+        help="eastward and northward wind from the file's wind speed and wind direction; the direction is left out",
+    )
     changes.add_argument("--units", metavar="VAR=UNIT", nargs="+", default=[], help="such as tp=mm t2m=degC")
     changes.add_argument(
         "--bounds",
@@ -83,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
     from convlstm_wx.preparing.cleaning import Rules
     from convlstm_wx.preparing.prepare import Request, prepare
 
+    if options.derive and set(options.derive) != {"u", "v"}:
+        raise ConfigError(f"--derive {' '.join(options.derive)}: only the wind can be derived; write --derive u v")
     output = Path(options.output)
     refuse_input("--output", output, options.data)
     check_output(output, overwrite=options.overwrite)
@@ -102,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         region=Region(*options.region) if options.region else None,
         start=options.start,
         end=options.end,
+        derive=tuple(options.derive or ()),
         rules=rules,
     )
     for line in prepare(request, output, scheduler=options.dask_scheduler):

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import AXIS_ALIASES, normalise_units, unit_conversion
+from convlstm_wx.data.level_texts import is_text, levels_as_numbers, refuse_texts, says_pressure, scale_to_hpa
 from convlstm_wx.errors import DataError
 
 _CF_NAMES = {
@@ -38,7 +39,6 @@ _DEGREES = {
     **dict.fromkeys(("degrees_south", "degree_south", "degrees_s", "degree_s"), -1.0),
 }
 _NO_PRESSURE = re.compile(r"model|hybrid|sigma|eta\b|theta|height|altitude|depth|layer", re.IGNORECASE)
-_HIGHEST_HPA = 2_000  # a larger number without units is a pressure in Pa
 _TOLERANCE_DEG = 1e-4
 _NEEDS_PLACES = (
     "a projected grid needs two-dimensional latitudes and longitudes in degrees beside it; add them (with pyproj, for "
@@ -49,16 +49,19 @@ _NEEDS_PLACES = (
 def find_axis(dataset: xr.Dataset, axis: str) -> xr.DataArray | None:
     """The file's coordinate for a canonical axis, one-dimensional (a lone time may be a scalar); None if it has none.
 
-    Looks at the CF attributes first, then at the aliases, upper or lower case.
+    Looks at the CF attributes first, then at the aliases, upper or lower case. Levels that are written as text come as
+    numbers.
 
     Raises:
-        DataError: if latitude and longitude are fields of a projected grid.
+        DataError: if latitude and longitude are fields of a projected grid, or levels are texts that are no pressures.
     """
     if axis in ("lat", "lon"):
         return axis_of(find_place(dataset, axis))
     found = [values for values in _coordinates(dataset, axis) if _suits(values, axis)]
     flat = [values for values in found if values.ndim == 1]
     lone = [values for values in found if values.ndim == 0 and axis.endswith("time")]
+    if axis == "level" and not flat:
+        refuse_texts(dataset, [values for values in _coordinates(dataset, axis) if values.ndim == 1])
     return next(iter(flat + lone), None)
 
 
@@ -84,7 +87,8 @@ def _of_all_times(place: xr.DataArray) -> xr.DataArray:
 
 def _coordinates(dataset: xr.Dataset, axis: str) -> Iterator[xr.DataArray]:
     found = (dataset[name].reset_coords(drop=True) for name in _candidates(dataset, axis))
-    return (_in_degrees(values) for values in found) if axis in ("lat", "lon") else found
+    as_numbers = {"lat": _in_degrees, "lon": _in_degrees, "level": levels_as_numbers}.get(axis)
+    return map(as_numbers, found) if as_numbers else found
 
 
 def _in_degrees(values: xr.DataArray) -> xr.DataArray:
@@ -102,9 +106,13 @@ def _candidates(dataset: xr.Dataset, axis: str) -> list[str]:
     by_attribute = [name for key in _CF_NAMES[axis] for table in tables for name in table.get(key, [])]
     lower = {str(name).lower(): name for name in dataset.variables}
     by_alias = [lower[alias] for alias in AXIS_ALIASES[axis] if alias in lower]
-    by_units = [name for name, values in dataset.variables.items() if " since " in values.attrs.get("units", "")]
+    by_content: list = []
+    if axis == "time":
+        by_content = [name for name, values in dataset.variables.items() if " since " in values.attrs.get("units", "")]
+    elif axis == "level":  # "850hPa" is a pressure level whatever its coordinate is called
+        by_content = [name for name, values in dataset.variables.items() if says_pressure(values)]
     bounds = {values.attrs.get(key) for values in dataset.variables.values() for key in ("bounds", "climatology")}
-    names = dict.fromkeys([*by_attribute, *by_alias, *(by_units if axis == "time" else [])])
+    names = dict.fromkeys([*by_attribute, *by_alias, *by_content])
     return [name for name in names if name not in bounds]
 
 
@@ -113,7 +121,7 @@ def _suits(values: xr.DataArray, axis: str) -> bool:
     units = normalise_units(values.attrs.get("units", ""))
     if axis == "level":
         named = str(values.name).lower() in AXIS_ALIASES["level"]
-        return values.ndim == 1 and (
+        return (values.ndim == 1 and not is_text(values)) and (
             unit_conversion(units, "hPa") is not None or (units == "1" and named and not _numbers_levels(values))
         )
     return axis.endswith("time") or (values.dtype.kind in "fiu" and unit_conversion(units, "m") is None)
@@ -202,12 +210,8 @@ def level_values(axis: xr.DataArray) -> np.ndarray:
         DataError: for levels that are missing or occur twice.
     """
     values = numbers(axis)
-    units = normalise_units(axis.attrs.get("units", ""))
-    conversion = unit_conversion(units, "hPa")
-    if conversion is None:
-        conversion = (0.01, 0.0) if values.max() > _HIGHEST_HPA else (1.0, 0.0)
     # Rounded, so that 85000 Pa times 0.01 is 850 and not 850.0000000000001.
-    levels = np.round(values * conversion[0], 6)
+    levels = np.round(values * scale_to_hpa(axis.attrs.get("units", ""), values), 6)
     if len(np.unique(levels)) < len(levels):
         raise DataError(f"a level occurs twice in '{axis.name}': {', '.join(f'{v:g}' for v in levels)} hPa")
     return levels

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from convlstm_wx.data.locations import expand
-from convlstm_wx.data.store import FileArray, no_room
+from convlstm_wx.data.store import FileArray, PackedArray, no_room
 from convlstm_wx.files import make_folder
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,10 @@ def read_entries(folder: Path) -> dict[str, Any]:
     return entries | json.loads((folder / "entries.json").read_text(encoding="utf-8"))
 
 
-def open_array(folder: Path, name: str, dtype: Any, shape: Sequence[int]) -> FileArray:
-    """An array of a whole cache, for reading."""
-    return FileArray(FileIO(folder / f"{name}.bin"), dtype, shape)
+def open_array(folder: Path, name: str, dtype: Any, shape: Sequence[int], *, packed: bool = False) -> FileArray:
+    """An array of a complete cache, for reading."""
+    file = FileIO(folder / f"{name}.bin")
+    return PackedArray(file, shape) if packed else FileArray(file, dtype, shape)
 
 
 def _key(files: Sequence[str], depends_on: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """From files to what a network gathers from: for training, and again later from a checkpoint's description alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from convlstm_wx.data.records import fit_linear
 from convlstm_wx.data.regional import TARGET, RegionInput, from_checkpoint, prepare
 from convlstm_wx.data.regions import Grid, Region, select_region
 from convlstm_wx.data.spec import DataSpec
-from convlstm_wx.data.splits import TRAIN, make_split
+from convlstm_wx.data.splits import TRAIN, Split, make_split
 from convlstm_wx.data.store import memory_budget_bytes
-from convlstm_wx.data.upstream import choose_upstream
+from convlstm_wx.data.upstream import choose_coarsening, choose_upstream, divide
+from convlstm_wx.data.wind import refuse_directions
 from convlstm_wx.data.windows import Source, Windows, init_indices
 from convlstm_wx.errors import DataError
 from convlstm_wx.files import describe_bytes
@@ -117,24 +118,21 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
     times = dataset["time"].values
     if len(times) < 2:
         raise DataError(f"{source_of(dataset)}: {len(times)} time in the file; a forecast needs a series of them")
-    lead_steps = config.lead_steps or _lead_steps(times)
-    split = make_split(
-        times,
-        window_steps=config.input_steps + lead_steps,
-        held_out=config.held_out_months,
-        validation=config.validation_months,
-    )
+    lead_steps, split = _lead_steps_and_split(config, times)
     roles = split.roles(times)
+    config, notes = with_regions(config, dataset)
     target = _target(config, dataset)
     targets = choose_targets(target.channels, config.target_variables)
-    upstream, notes = _upstream(config, dataset, target, roles == TRAIN)
+    upstream, more = _upstream(config, dataset, target, roles == TRAIN, lead_steps)
+    notes += more
     inputs = (target, *upstream)
     size = sum(each.nbytes(times) for each in inputs)
     budget = memory_budget_bytes(config.memory_budget) // processes
     folder = Path(config.cache_dir or DEFAULT_FOLDER) if size > budget else None
+    packed = config.cache_dtype == "int16" and folder is not None
     regions, built, accounts = [], [], []
     for each in inputs:
-        region, source, complete, account = prepare(each, times, roles == TRAIN, folder, budget)
+        region, source, complete, account = prepare(each, times, roles == TRAIN, folder, budget, packed=packed)
         regions.append(region)
         built.append((source, complete))
         accounts.append(account)
@@ -153,10 +151,22 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
         lat_descending=bool(dataset.attrs.get("lat_descending", 0)),
         source=source_of(dataset),
     )
-    stored = f"{describe_bytes(size)} " + (f"in the data cache {folder}" if folder else "in memory")
+    kept = f"{describe_bytes(size / 2)} as 16-bit numbers" if packed else describe_bytes(size)
+    stored = f"{kept} in the data cache {folder}" if folder else f"{kept} in memory"
     sources = _gather_sources(built, times)
     linear = fit_linear(config, spec, [sources.target, *sources.upstream], times, sources.complete_N, roles)
     return TrainingInputs(spec, sources, roles, accounts[0], tuple(notes), stored, linear)
+
+
+def _lead_steps_and_split(config: TrainConfig, times: np.ndarray) -> tuple[int, Split]:
+    lead_steps = config.lead_steps or _lead_steps(times)
+    split = make_split(
+        times,
+        window_steps=config.input_steps + lead_steps,
+        held_out=config.held_out_months,
+        validation=config.validation_months,
+    )
+    return lead_steps, split
 
 
 def _lead_steps(times: np.ndarray) -> int:
@@ -168,22 +178,42 @@ def _lead_steps(times: np.ndarray) -> int:
 # Regions
 
 
+def with_regions(config: TrainConfig, dataset: xr.Dataset) -> tuple[TrainConfig, list[str]]:
+    """The configuration with its target and upstream boxes, and a note, where --include-upstream alone is given.
+
+    Raises:
+        DataError: if the file is too narrow to be divided.
+    """
+    if not config.include_upstream or config.target_region or config.upstream_region or config.upstream_data:
+        return config, []
+    times = dataset["time"].values
+    _, split = _lead_steps_and_split(config, times)
+    target, upstream, reason = divide(dataset, split.roles(times) == TRAIN)
+    target_flags, upstream_flags = (" ".join(f"{edge:.15g}" for edge in box.as_tuple()) for box in (target, upstream))
+    note = (
+        f"the file is divided into a target and an upstream region ({reason}): --target-region {target_flags} "
+        f"--include-upstream --upstream-region {upstream_flags}"
+    )
+    return replace(config, target_region=target.as_tuple(), upstream_region=(upstream.as_tuple(),)), [note]
+
+
 def _target(config: TrainConfig, dataset: xr.Dataset) -> RegionInput:
     channels = choose_channels(dataset, config.variables, config.levels)
+    refuse_directions(dataset, channels, config.data)
     box = None if config.target_region is None else Region(*config.target_region)
     return RegionInput(TARGET, box, (), config.data, select_region(dataset, box, option="--target-region"), channels)
 
 
 def _upstream(
-    config: TrainConfig, dataset: xr.Dataset, target: RegionInput, training_N: np.ndarray
+    config: TrainConfig, dataset: xr.Dataset, target: RegionInput, training_N: np.ndarray, lead_steps: int
 ) -> tuple[list[RegionInput], list[str]]:
-    """The upstream regions, and why they are these."""
+    """The upstream regions, and why they are these and on this grid."""
     if not config.include_upstream:
         return [], []
     found, notes = [], []
     if config.upstream_region:
         boxes = [Region(*box) for box in config.upstream_region]
-        notes += [f"upstream region {box} (as asked)" for box in boxes]
+        notes += [f"upstream region {box}" for box in boxes]
     elif not config.upstream_data:
         chosen, reason = choose_upstream(dataset, Grid.from_dataset(target.data).box(), training_N)
         boxes = [chosen]
@@ -198,10 +228,14 @@ def _upstream(
         held = other["level"].values if "level" in other.dims else ()
         levels = [level for level in config.levels if level in held]  # a file of other levels is read whole
         channels = choose_channels(other, config.upstream_variables, levels, option="--upstream-variables")
+        refuse_directions(other, channels, [file], option="--upstream-variables")
         each = RegionInput("upstream data", None, (file,), (file,), other, channels)
         notes.append(_check_times(each, dataset["time"].values, training_N))
         found.append(each)
-    return found, notes
+    factor, note = choose_coarsening(
+        config.upstream_coarsen, target.points, [each.points for each in found], config.input_steps, lead_steps
+    )
+    return [replace(each, coarsen=factor) for each in found], notes + note
 
 
 def _check_times(upstream: RegionInput, times: np.ndarray, training_N: np.ndarray) -> str:
@@ -235,7 +269,15 @@ def open_sources(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Data
     regions = (spec.target, *spec.upstream)
     times = dataset["time"].values
     inputs = [
-        RegionInput(TARGET, region.box, region.files, (), select_region(data, region.box), region.statistics.channels)
+        RegionInput(
+            TARGET,
+            region.box,
+            region.files,
+            (),
+            select_region(data, region.box),
+            region.statistics.channels,
+            region.coarsen,
+        )
         for region, data in zip(regions, spec.region_data(dataset, upstream))
     ]
     budget = memory_budget_bytes(None)

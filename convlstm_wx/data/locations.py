@@ -145,7 +145,9 @@ def open_raw(location: Location, *, with_dask: bool, decode_times: bool = False)
         raise DataError(
             f"{location.address}: no variables are listed there; a store behind an address needs consolidated metadata"
         )
-    return _by_name(dataset) if location.is_store else dataset
+    dataset = _by_name(dataset) if location.is_store else dataset
+    dataset.encoding["source"] = location.address  # as given, for messages
+    return dataset
 
 
 def _by_name(dataset: xr.Dataset) -> xr.Dataset:

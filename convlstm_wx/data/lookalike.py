@@ -19,7 +19,8 @@ _MIXING_RATIOS = ("kg kg-1", "g kg-1")
 _WETTEST_MM_PER_DAY = 100.0  # a mean over a region and a record
 _DRIEST_MM = 0.1  # no record of rain has a lower maximum, in mm or mm per day
 # The highest value of any record reaches this much, in the units of `conventions`.
-_SMALLEST_MAXIMUM = {"r": 2.0, "tcc": 0.02, "tcwv": 0.5, "rsds": 5.0, "ssrd": 2e4}
+_SMALLEST_MAXIMUM = {"r": 2.0, "tcc": 0.02, "tcwv": 0.5, "rsds": 5.0, "ssrd": 2e4, "vis": 200.0}
+_SMALLEST_MAXIMUM |= dict.fromkeys(("lcc", "mcc", "hcc"), _SMALLEST_MAXIMUM["tcc"])
 _GRAVITY = 9.80665
 _LEVEL_IN_NAME = re.compile(r"\D(\d{2,4})(?:hpa|mb)?$")
 _LOWEST_LEVEL = 900.0  # nearer to the ground, the weather moves heights by more than units do

@@ -128,6 +128,7 @@ def adopt_dataset(dataset: xr.Dataset, name: str = "the dataset") -> xr.Dataset:
     """
     dates = {key for key, held in dataset.variables.items() if held.dtype.kind in "mM" or _holds_dates(held)}
     raw = dataset.reset_index([key for key in dates if key in dataset.indexes]).copy()
+    raw.encoding = {}  # it may differ from the file that it was opened from
     for key in dates:
         raw[key] = xr.conventions.encode_cf_variable(dataset[key].variable.to_base_variable(), name=key)
     texts = {str(key): text for key, text in raw.attrs.items() if isinstance(text, str) and text.strip()}

@@ -6,22 +6,25 @@ Shapes: N times, C channels, M channels with masks or flags, H lat, W lon.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
 from convlstm_wx.conventions import Channel
 from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import Cache, open_array, read_entries, write_entries
 from convlstm_wx.data.channels import flagged_channels, static_fields, static_names
+from convlstm_wx.data.coarsening import block_means, coarse_places
 from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.normalise import Statistics, StatisticsFit
 from convlstm_wx.data.pieces import positions, read_pieces
 from convlstm_wx.data.quality import Survey
 from convlstm_wx.data.reading import source_of, time_step
-from convlstm_wx.data.regions import Grid, Region
+from convlstm_wx.data.regions import Grid, Region, row_weights
 from convlstm_wx.data.spec import Attributes, RegionSpec
 from convlstm_wx.data.store import SLICE_BYTES, Array, allocate_in_file, time_slices
 from convlstm_wx.data.windows import Source
@@ -48,6 +51,7 @@ class RegionInput:
         paths: the files behind the data, for the key of a cache.
         data: canonical, cut to the box.
         channels: those to read.
+        coarsen: N for means over N x N points of the data.
     """
 
     role: str
@@ -56,10 +60,26 @@ class RegionInput:
     paths: tuple[str, ...]
     data: xr.Dataset
     channels: tuple[Channel, ...]
+    coarsen: int = 1
+
+    @cached_property
+    def places(self) -> xr.Dataset:
+        """The grid and the static fields as the network gets them, coarsened if the values are."""
+        return coarse_places(self.data, row_weights(self.data), self.coarsen)
 
     def shape(self, times: np.ndarray) -> tuple[int, int, int, int]:
         """N, C, H, W."""
-        return len(times), len(self.channels), self.data.sizes["lat"], self.data.sizes["lon"]
+        return len(times), len(self.channels), self.places.sizes["lat"], self.places.sizes["lon"]
+
+    @property
+    def kind(self) -> str:
+        """For a progress bar."""
+        return "target region" if self.role == TARGET else "upstream region"
+
+    @property
+    def points(self) -> tuple[int, int]:
+        """Rows and columns of the data, before coarsening."""
+        return self.data.sizes["lat"], self.data.sizes["lon"]
 
     def nbytes(self, times: np.ndarray) -> int:
         """Size of the array of its values."""
@@ -87,9 +107,9 @@ def _kept_attributes(field: xr.DataArray) -> dict[str, str]:
 
 
 def prepare(
-    each: RegionInput, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int
+    each: RegionInput, times: np.ndarray, training_N: np.ndarray, folder: Path | None, budget: int, *, packed: bool
 ) -> tuple[RegionSpec, Source, np.ndarray, Account]:
-    """One region read, checked and normalised; or taken from its cache."""
+    """One region read, checked and normalised; or taken from its cache, whose numbers have 16 bits if packed."""
     if folder is None:
         return _build(each, times, training_N, _in_memory, SLICE_BYTES)
     depends_on = {
@@ -97,30 +117,33 @@ def prepare(
         "attributes": each.attributes,
         "times": times,
         "training": training_N,
-        "grid": [each.data["lat"].values.tolist(), each.data["lon"].values.tolist()],
-        "static": static_fields(each.data),
+        "grid": [each.places["lat"].values.tolist(), each.places["lon"].values.tolist()],
+        "static": static_fields(each.places),
         "texts": each.data.attrs.get("texts", {}),  # of a store on the net all that tells of new values
+        "packed": packed,
     }
     cache = Cache(folder, each.paths, depends_on)
     if not cache.exists():
         with cache.building() as unfinished:
-            made = _build(each, times, training_N, _in_folder(unfinished), _slice_bytes(budget))
+            made = _build(each, times, training_N, _in_folder(unfinished, packed=packed), _slice_bytes(budget))
             region, source, complete, account = made
             statistics = {f"statistics.{name}": value for name, value in region.statistics.to_dict().items()}
             entries = {"complete": complete, "account": account.to_dict(), "masks": source.observed_NMHW.shape[1]}
             write_entries(unfinished, statistics | entries)
-    return _from_cache(cache.path, each, times)
+    return _from_cache(cache.path, each, times, packed=packed)
 
 
-def _from_cache(folder: Path, each: RegionInput, times: np.ndarray) -> tuple[RegionSpec, Source, np.ndarray, Account]:
+def _from_cache(
+    folder: Path, each: RegionInput, times: np.ndarray, *, packed: bool
+) -> tuple[RegionSpec, Source, np.ndarray, Account]:
     entries = read_entries(folder)
     shape = each.shape(times)
     named = {name.removeprefix("statistics."): value for name, value in entries.items() if "." in name}
     statistics = Statistics.from_dict(named)
     source = Source(
-        open_array(folder, "values", np.float32, shape),
+        open_array(folder, "values", np.float32, shape, packed=packed),
         open_array(folder, "observed", bool, (shape[0], entries["masks"], *shape[2:])),
-        _forcings(each.data),
+        _forcings(each.places),
     )
     return _region(each, statistics), source, entries["complete"], Account.from_dict(entries["account"])
 
@@ -133,11 +156,12 @@ def _in_memory(_name: str, dtype: Any, shape: Sequence[int]) -> Array:
     return np.empty(tuple(shape), dtype)
 
 
-def _in_folder(folder: Path) -> Allocate:
+def _in_folder(folder: Path, *, packed: bool) -> Allocate:
     """Files of a cache; the flags of filled values go into the masks and are not kept themselves."""
 
     def allocate(name: str, dtype: Any, shape: Sequence[int]) -> Array:
-        return allocate_in_file(None if name == "filled" else folder / f"{name}.bin", dtype, shape, folder)
+        path = None if name == "filled" else folder / f"{name}.bin"
+        return allocate_in_file(path, dtype, shape, folder, packed=packed and name == "values")
 
     return allocate
 
@@ -160,13 +184,15 @@ def _build(
         flagged = flagged_channels(data, channels)
         filled_NM = np.zeros((len(times), len(flagged)), bool)
 
-        def look(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
+        def survey_file(piece: slice, block: np.ndarray) -> None:
             for index in range(len(channels)):
                 survey.add(index, block[there_N[piece], index])
+
+        def fit_statistics(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
             fit.add(piece, _observed_only(block, flags, channels, flagged))
             filled_NM[piece] = flags.any(axis=(2, 3))
 
-        arrays = _read(each, times, allocate, most_bytes, look)
+        arrays = _read(each, times, allocate, most_bytes, survey_file, fit_statistics)
         account = survey.account()
         if account.problems():
             raise DataError("; ".join(account.problems()))
@@ -192,17 +218,47 @@ def from_checkpoint(
 
 
 def _read(
-    each: RegionInput, times: np.ndarray, allocate: Allocate, most_bytes: int, look: Look | None = None
+    each: RegionInput,
+    times: np.ndarray,
+    allocate: Allocate,
+    most_bytes: int,
+    look_at_file: Callable[[slice, np.ndarray], None] = lambda piece, block: None,
+    look: Look = lambda piece, block, flags: None,
 ) -> tuple[Array, Array]:
-    """Values [N, C, H, W] with missing and infinite as NaN, and which are filled [N, M, H, W]; look sees each piece."""
-    shape = each.shape(times)
+    """Values [N, C, H, W] with missing and infinite as NaN, and which are filled [N, M, H, W].
+
+    Each piece is shown to `look_at_file` as the file has it, and to `look` on the grid of the network.
+    """
+    shape, flagged = each.shape(times), flagged_channels(each.data, each.channels)
     values = allocate("values", np.float32, shape)
-    filled = allocate("filled", bool, (shape[0], len(flagged_channels(each.data, each.channels)), *shape[2:]))
-    for piece, block, flags in read_pieces(each.data, each.channels, times, most_bytes=most_bytes):
-        if look:
-            look(piece, block, flags)
+    filled = allocate("filled", bool, (shape[0], len(flagged), *shape[2:]))
+    pieces = read_pieces(each.data, each.channels, times, most_bytes=most_bytes, label=f"reading the {each.kind}")
+    for piece, block, flags in pieces:
+        look_at_file(piece, block)
+        if each.coarsen > 1:
+            block, flags = _coarsened(each, block, flags, [each.channels.index(channel) for channel in flagged])
+        look(piece, block, flags)
         block[~np.isfinite(block)] = np.nan
         values[piece], filled[piece] = block, flags
+    return values, filled
+
+
+def _coarsened(
+    each: RegionInput, block_NCHW: np.ndarray, flags_NMHW: np.ndarray, flagged_M: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A piece on the coarser grid: means of what was observed, else of what was filled, which stays flagged."""
+    weights_H = row_weights(each.data)
+    values = np.empty((*block_NCHW.shape[:2], each.places.sizes["lat"], each.places.sizes["lon"]), block_NCHW.dtype)
+    filled = np.zeros((len(values), len(flagged_M), *values.shape[2:]), bool)
+    block_NCHW[np.isinf(block_NCHW)] = np.nan
+    for channel in range(values.shape[1]):
+        fine_NHW = block_NCHW[:, channel]
+        means_NHW = block_means(fine_NHW, weights_H, each.coarsen)
+        if channel in flagged_M and flags_NMHW[:, (place := flagged_M.index(channel))].any():
+            observed_NHW = block_means(np.where(flags_NMHW[:, place], np.nan, fine_NHW), weights_H, each.coarsen)
+            filled[:, place] = np.isnan(observed_NHW) & ~np.isnan(means_NHW)
+            means_NHW = np.where(filled[:, place], means_NHW, observed_NHW)
+        values[:, channel] = means_NHW
     return values, filled
 
 
@@ -220,8 +276,8 @@ def _observed_only(
 
 
 def _region(each: RegionInput, statistics: Statistics) -> RegionSpec:
-    grid = Grid.from_dataset(each.data)
-    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.data), each.attributes)
+    grid = Grid.from_dataset(each.places)
+    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.places), each.attributes, each.coarsen)
 
 
 def _forcings(data: xr.Dataset) -> Forcings:
@@ -242,7 +298,9 @@ def _normalise(
     observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
     complete = np.empty(len(times), bool)
     flagged = flagged_channels(each.data, each.channels)
-    for piece in time_slices(values_NCHW.shape, most_bytes):
+    slices = list(time_slices(values_NCHW.shape, most_bytes))
+    hidden = True if len(slices) == 1 else None
+    for piece in tqdm(slices, desc=f"normalising the {each.kind}", unit="piece", leave=False, disable=hidden):
         values = values_NCHW[piece]
         statistics.normalise(values, times[piece])
         known = np.isfinite(values)
@@ -253,4 +311,4 @@ def _normalise(
         for place, channel in enumerate(flagged):
             known[:, each.channels.index(channel)] &= ~filled_NMHW[piece][:, place]
         observed_NMHW[piece] = known[:, gaps]
-    return Source(values_NCHW, observed_NMHW, _forcings(each.data)), complete
+    return Source(values_NCHW, observed_NMHW, _forcings(each.places)), complete

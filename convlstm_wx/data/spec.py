@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.conventions import Channel
+from convlstm_wx.conventions import Channel, normalise_units
 from convlstm_wx.data.channels import static_names
+from convlstm_wx.data.coarsening import coarse_places
 from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.normalise import Statistics
 from convlstm_wx.data.reading import describe_step, source_of, time_step
-from convlstm_wx.data.regions import Grid, Region, select_region
+from convlstm_wx.data.regions import Grid, Region, row_weights, select_region
 from convlstm_wx.data.splits import Split
 from convlstm_wx.errors import CheckpointError, DataError
 
@@ -30,6 +31,7 @@ class RegionSpec:
         statistics: of its channels in training.
         static_names: its fields without a time.
         attributes: units and names of each variable, as the file has them.
+        coarsen: N for means over N x N points of the data.
     """
 
     box: Region | None
@@ -38,6 +40,7 @@ class RegionSpec:
     statistics: Statistics
     static_names: tuple[str, ...]
     attributes: Attributes
+    coarsen: int = 1
 
     @property
     def input_channels(self) -> int:
@@ -62,6 +65,7 @@ class RegionSpec:
             "statistics": self.statistics.to_dict(),
             "static_names": list(self.static_names),
             "attributes": self.attributes,
+            "coarsen": self.coarsen,
         }
 
     @classmethod
@@ -74,6 +78,7 @@ class RegionSpec:
             statistics=Statistics.from_dict(entries["statistics"]),
             static_names=tuple(entries["static_names"]),
             attributes=entries["attributes"] if attributes is None else attributes,
+            coarsen=entries.get("coarsen", 1),
         )
 
     def differences(self, dataset: xr.Dataset) -> list[str]:
@@ -87,7 +92,7 @@ class RegionSpec:
             if name not in dataset.data_vars:
                 continue
             units = dataset[name].attrs.get("units", "1")
-            if units != attributes["units"]:
+            if units != normalise_units(attributes["units"]):
                 found.append(f"'{name}' is in {units} instead of {attributes['units']}")
         there = set(dataset["level"].values.tolist()) if "level" in dataset.dims else set()
         for level in sorted({c.level for c in self.statistics.channels if c.level is not None} - there):
@@ -95,7 +100,9 @@ class RegionSpec:
         if static_names(dataset) != self.static_names:
             found.append(f"static fields {_listed(static_names(dataset))} instead of {_listed(self.static_names)}")
         try:
-            return found + self.grid.differences(Grid.from_dataset(select_region(dataset, self.box)))
+            part = select_region(dataset, self.box)
+            places = coarse_places(part, row_weights(part), self.coarsen)
+            return found + self.grid.differences(Grid.from_dataset(places))
         except DataError as error:
             return [*found, str(error)]
 
@@ -204,6 +211,7 @@ class DataSpec:
                 ("units", self.units(), now.units()),
                 ("static fields", self.target.static_names, now.target.static_names),
                 ("upstream regions", _boxes(self.upstream), _boxes(now.upstream)),
+                ("--upstream-coarsen", _coarsening(self.upstream), _coarsening(now.upstream)),
                 ("time step", [describe_step(self.step)], [describe_step(now.step)]),
                 ("--input-steps", [str(self.input_steps)], [str(now.input_steps)]),
                 ("--lead-steps", [str(self.lead_steps)], [str(now.lead_steps)]),
@@ -236,6 +244,10 @@ class DataSpec:
 def _boxes(regions: Sequence[RegionSpec]) -> list[str]:
     """Regions in words; what a file is called may change, what it holds may not."""
     return ["of a file" if region.files else str(region.box) for region in regions]
+
+
+def _coarsening(regions: Sequence[RegionSpec]) -> list[str]:
+    return [str(region.coarsen) for region in regions]
 
 
 def _names(regions: Sequence[RegionSpec]) -> list[str]:

@@ -14,8 +14,10 @@ L lead times. Channels may lie on grids of their own.
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from convlstm_wx.errors import DataError
 from convlstm_wx.linear.damping import damping
@@ -30,6 +32,7 @@ FOLDS = 5
 RIDGES = np.geomspace(1e-4, 10.0, 11)  # over the mean sum of squares of a predictor
 MOST_SNAPSHOTS, SNAPSHOT_BYTES = 1500, 400e6  # the EOFs come from evenly spaced training times, in bounded memory
 FEWEST_TIMES = 40
+T = TypeVar("T")
 LEAST_OBSERVED = 0.5  # of the snapshots; points that are observed less often have no part in the EOFs
 
 
@@ -147,7 +150,7 @@ def fit(
         chosen.append(choice)
     names = list(records) if targets is None else list(targets)
     rests = {name: _Rest(records[name], patterns[name], training, coefficients) for name in names}
-    damped = {name: damping(rest, training, lead_times) for name, rest in rests.items()}
+    damped = {name: damping(rest, training, lead_times) for name, rest in _progress(rests.items(), "damping")}
     said = ", ".join(f"{n_eofs} x {n_past}" for n_eofs, n_past in dict.fromkeys(chosen))
     description = (
         f"{held.size} EOFs of all channels ({100 * held[-1]:.1f} % of the variance of their anomalies), ridge "
@@ -200,6 +203,12 @@ def spreads(
     }
 
 
+def _progress(channels: Collection[T], what: str) -> "tqdm[T]":
+    """The channels with a progress bar, which is shown where they take long."""
+    label = f"linear inverse model, {what}"
+    return tqdm(channels, desc=label, unit="channel", leave=False, disable=None, delay=2)
+
+
 def _orthogonal_functions(
     records: Mapping[str, Record], training: np.ndarray, weights_H: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
@@ -214,7 +223,7 @@ def _orthogonal_functions(
     roots_H1 = {name: np.sqrt(weights_H[name]).astype(np.float32)[:, None] for name in records}
     snapshots, scales = {}, {}
     inner = np.zeros((n_snapshots, n_snapshots))
-    for name, record in records.items():
+    for name, record in _progress(records.items(), "EOFs"):
         scaled, scales[name] = _standardised(record, some, roots_H1[name])
         snapshots[name] = scaled.reshape(n_snapshots, -1)
         inner += snapshots[name] @ snapshots[name].T
@@ -255,7 +264,7 @@ def _coefficients(
 ) -> np.ndarray:
     """Coefficients [N, K] at these times, NaN where a channel has no value at all."""
     total: float | np.ndarray = 0.0
-    for name, record in records.items():
+    for name, record in _progress(records.items(), "coefficients"):
         inverse_KP = projectors_KHW[name].reshape(len(projectors_KHW[name]), -1).astype(float)
         parts = []
         for block in in_blocks(record, times):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from convlstm_wx.conventions import KnownVariable, normalise_units, recognise, unit_conversion
+from convlstm_wx.data.coarsening import axis_means, block_means
 from convlstm_wx.errors import ConfigError
 
 # Packing and interpolation leave rain of -1e-9 mm. What is below zero by less than this share of the largest plausible
 # value is zero, not an error.
 _ROUNDING_SHARE = 1e-5
-_LEAST_OBSERVED = 0.5  # of the weight of a coarse point
 
 
 @dataclass(frozen=True)
@@ -158,26 +158,14 @@ def convert_and_bound(values: np.ndarray, plan: FieldPlan) -> tuple[np.ndarray, 
 
 
 def coarsen(values: np.ndarray, weights_H: np.ndarray, factor: int) -> np.ndarray:
-    """Mean over blocks of factor x factor points, [..., H, W] to [..., H // factor, W // factor].
-
-    Observed points only, weighted by area; missing where less than half of a block's weight is observed. What is left
-    over in the north and east is dropped.
-    """
-    rows, columns = (size // factor for size in values.shape[-2:])
-    blocks = values[..., : rows * factor, : columns * factor].reshape(*values.shape[:-2], rows, factor, columns, factor)
-    weights = weights_H[: rows * factor].reshape(rows, factor, 1, 1)
-    observed = ~np.isnan(blocks)
-    weight = (weights * observed).sum(axis=(-3, -1))
-    total = (weights * np.where(observed, blocks, 0)).sum(axis=(-3, -1))
-    whole = weights_H[: rows * factor].reshape(rows, factor).sum(axis=1)[:, None] * factor
-    enough = weight >= _LEAST_OBSERVED * whole * (1 - 1e-12)
-    return np.where(enough, total / np.where(weight > 0, weight, 1), np.nan).astype(values.dtype)
+    """:func:`~convlstm_wx.data.coarsening.block_means` of whole blocks; the rest in the north and east is dropped."""
+    rows, columns = (size // factor * factor for size in values.shape[-2:])
+    return block_means(values[..., :rows, :columns], weights_H[:rows], factor)
 
 
 def coarsen_axis(values: np.ndarray, factor: int) -> np.ndarray:
-    """The middles of the blocks, degrees."""
-    count = len(values) // factor
-    return values[: count * factor].reshape(count, factor).mean(axis=1)
+    """The middles of the whole blocks, degrees."""
+    return axis_means(values[: len(values) // factor * factor], factor)
 
 
 def fill_time(values: np.ndarray, stretch_T: np.ndarray, most: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from convlstm_wx.data.account import finite_or_none
 from convlstm_wx.data.flags import flag_name
 from convlstm_wx.data.reading import is_projected, open_dataset, source_of
 from convlstm_wx.data.regions import Region, row_weights
+from convlstm_wx.data.wind import directions, with_components
 from convlstm_wx.errors import ConfigError, DataError
 from convlstm_wx.gridfiles import (
     FILLED_ATTRIBUTES,
@@ -49,6 +50,7 @@ class Request:
         variables, levels: names, and hPa; empty for all.
         region: the box, None for all.
         start, end: times as the user writes them, None for all.
+        derive: ("u", "v") to put wind components in place of the wind direction, else empty.
         rules: what is done to the values.
     """
 
@@ -58,6 +60,7 @@ class Request:
     region: Region | None = None
     start: str | None = None
     end: str | None = None
+    derive: tuple[str, ...] = ()
     rules: Rules = field(default_factory=Rules)
 
     def open(self) -> xr.Dataset:
@@ -71,7 +74,8 @@ class Request:
             start=self.start,
             end=self.end,
         )
-        return part.assign_attrs(dataset.attrs)
+        part = part.assign_attrs(dataset.attrs)
+        return with_components(part) if self.derive else part
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def prepare(request: Request, output: Path, *, scheduler: str | None = None) -> 
     layouts = dict(_layouts(dataset, plans, rules, names))
     yield f"read       {record(dataset)}"
     yield from mended(dataset)
+    if "derived" in dataset.attrs:
+        yield f"derived    {dataset.attrs['derived']}"
     yield from coarsened(dataset, rules)
     tasks = [task for name in names for task in _tasks(dataset, name, chunk_rows(frame.sizes, layouts[name]))]
     progress = tqdm(total=len(tasks), desc="preparing", unit="block", leave=False, disable=None)
@@ -145,6 +151,13 @@ def _check_names(rules: Rules, plans: Mapping[str, FieldPlan], dataset: xr.Datas
         if unknown:
             raise ConfigError(
                 f"{option}: no variable {', '.join(unknown)} in {source_of(dataset)}; there are {', '.join(plans)}"
+            )
+    angles = directions(dataset, _timed(dataset))
+    for option, averages in (("--coarsen", rules.coarsen > 1), ("--fill-space", rules.fill_space > 0)):
+        if averages and angles:
+            raise ConfigError(
+                f"{option}: '{angles[0]}' is a direction, which cannot be averaged; leave it out with --variables, or "
+                "make wind components of it and the wind speed with --derive u v"
             )
     height, width = dataset.sizes["lat"], dataset.sizes["lon"]
     if rules.coarsen > min(height, width):

@@ -1,6 +1,5 @@
 """The plan of a run: how many windows there are, what cost some of them, what memory and time it will take."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from convlstm_wx.device import DevicePolicy
 from convlstm_wx.distributed import Processes
 from convlstm_wx.memory import memory_bytes, memory_limits
 from convlstm_wx.training.loop import Run
-from convlstm_wx.training.probe import Probe
+from convlstm_wx.training.probe import Probe, epoch_seconds
 from convlstm_wx.training.summary import ROLES
 
 _MOST_IDEAL_TIMES = 10_000_000  # a record of seconds with a gap of years is not counted through
 _USABLE_SHARE = 0.8  # of a memory: the rest is for the system, kernels and fragments
-_FORWARD_SHARE = 1 / 3  # of a training step: a validation step has no backward pass
 
 
 @dataclass(frozen=True)
@@ -125,16 +123,9 @@ def make_plan(run: Run, inputs: TrainingInputs, probed: Probe) -> Plan:
             probed.windows_that_fit(device_bytes), max(len(run.training_windows), run.config.batch_size)
         ),
         parameters=run.parameters,
-        epoch_seconds=_epoch_seconds(run, probed),
+        epoch_seconds=epoch_seconds(run, probed),
         probe=probed,
     )
-
-
-def _epoch_seconds(run: Run, probed: Probe) -> float:
-    training, validation = (
-        math.ceil(len(windows) / probed.windows) for windows in (run.training_windows, run.validation_windows)
-    )
-    return probed.seconds * (training + _FORWARD_SHARE * validation)
 
 
 def usable_bytes(policy: DevicePolicy, data_bytes: int = 0) -> int:

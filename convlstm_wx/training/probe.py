@@ -19,6 +19,7 @@ from convlstm_wx.training.loop import Run
 from convlstm_wx.training.memory import DoesNotFitError, fitting, too_little
 
 _PASSING_SHARE = 0.5  # of what is kept: gradients under way and workspace, measured on a CPU
+_FORWARD_SHARE = 1 / 3  # of a training step: a validation step has no backward pass
 _VALUES_PER_PARAMETER = 5  # weight, gradient, two moments, moving average; float32 all
 
 
@@ -76,6 +77,16 @@ def probe(run: Run, *, size: int | None = None, repeats: int = 1) -> Probe:
         batch_bytes=needed + _batch_bytes(batch),
         network_bytes=4 * _VALUES_PER_PARAMETER * run.parameters,
     )
+
+
+def epoch_seconds(run: Run, probed: Probe) -> float:
+    """How long an epoch takes about, validation included, without waiting for data."""
+    training, validation = (
+        math.ceil(len(windows) / run.processes.world_size / probed.windows)
+        for windows in (run.training_windows, run.validation_windows)
+    )
+    passes = 1 if run.learner.network.blend is None else 2  # the first fits the weights of the blend
+    return probed.seconds * (training + passes * _FORWARD_SHARE * validation)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from convlstm_wx.data.reading import describe_step
 from convlstm_wx.data.spec import RegionSpec
 from convlstm_wx.data.splits import HELD_OUT, TRAIN, VALIDATION
 from convlstm_wx.dressing import BYTES, FEWEST
-from convlstm_wx.files import describe_bytes
+from convlstm_wx.files import describe_bytes, describe_duration
 from convlstm_wx.text import count, list_channels, wrap
 from convlstm_wx.training.loop import Run
-from convlstm_wx.training.probe import Probe
+from convlstm_wx.training.probe import Probe, epoch_seconds
 from convlstm_wx.training.residuals import how_many
 
 ROLES = {TRAIN: "training", VALIDATION: "validation", HELD_OUT: "held out"}
@@ -64,6 +64,8 @@ def summary(run: Run, inputs: TrainingInputs, probed: Probe) -> Iterator[str]:
     yield from _indented("saving", ["; ".join(_saving(config))])
     network, batch = describe_bytes(probed.network_bytes), describe_bytes(probed.batch_bytes)
     yield f"memory       data {inputs.stored}; {network} for the network, about {batch} for a batch"
+    epoch = describe_duration(epoch_seconds(run, probed))
+    yield f"time         about {epoch} an epoch, validation included, by a trial of {probed.windows} windows"
     yield f"output       {run.folder}"
 
 

@@ -88,7 +88,10 @@ def _common(a: xr.Dataset, b: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     if all(name in scores.coords for scores in (a, b) for name in ("lat", "lon")):
         differ = differences(a[["lat", "lon"]], b[["lat", "lon"]])
         if differ:
-            raise DataError(f"the two evaluations are of other grids: {'; '.join(differ)}; evaluate one target region")
+            raise DataError(
+                f"the two evaluations are of other grids: {'; '.join(differ)}; give the two "
+                "checkpoints and --data, which compares them at the points that both have"
+            )
     for dim, what in (("channel", "channels"), ("lead_time", "lead times"), ("init_time", "init times")):
         both = a[dim].values[np.isin(a[dim].values, b[dim].values)]
         if both.size == 0:

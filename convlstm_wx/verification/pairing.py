@@ -3,6 +3,7 @@
 Shapes: F forecasts, N init times, H lat, W lon. One lead time of one channel is in memory at once.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial, reduce
 
@@ -14,9 +15,11 @@ from convlstm_wx.data.regions import Grid, row_weights
 from convlstm_wx.errors import DataError
 from convlstm_wx.verification.baselines import Baseline, diurnal_persistence, persistence
 from convlstm_wx.verification.climatology import read
-from convlstm_wx.verification.pairs import MEMBER, channels_of, fields_of, match_truth
+from convlstm_wx.verification.pairs import MEMBER, channels_of, fields_of, match_truth, places_on
 from convlstm_wx.verification.significance import Dependence, lead_in_spacings, season_of
 from convlstm_wx.verification.where import p_values
+
+logger = logging.getLogger(__name__)
 
 
 def errors_of_forecasts(a: Sequence[xr.Dataset], b: Sequence[xr.Dataset], truth: xr.Dataset) -> xr.Dataset:
@@ -107,11 +110,12 @@ def _units(forecast: xr.Dataset, name: str) -> str:
 
 
 def on_common_pairs(forecasts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """The variables, levels, init times and lead times that all have.
+    """The variables, levels, init times and lead times that all have, and the points of the smallest region.
 
     Raises:
-        DataError: for other grids or units, or nothing in common.
+        DataError: for other units, grids of which none lies in all others, or nothing in common.
     """
+    forecasts = _at_common_points(forecasts)
     first = forecasts[0]
     for other in forecasts[1:]:
         differ = differences(first, other)
@@ -132,6 +136,24 @@ def on_common_pairs(forecasts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
             raise DataError(f"no {name.replace('_', ' ')}s in common: A has {ends[0]}, B has {ends[1]}")
     places = {name: first[name] for name in ("lat", "lon")}
     return [forecast[kept].sel(shared).assign_coords(places) for forecast in forecasts]
+
+
+def _at_common_points(forecasts: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
+    """At the points of the smallest grid, where all others have them; else as they are."""
+    smallest = min(forecasts, key=points_of)
+    if all(points_of(each) == points_of(smallest) for each in forecasts):
+        return forecasts
+    try:
+        places = [{axis: places_on(smallest, each, axis) for axis in ("lat", "lon")} for each in forecasts]
+    except DataError:
+        return forecasts
+    logger.info("points     %d x %d, those that both have", smallest.sizes["lat"], smallest.sizes["lon"])
+    return [each.isel(at) for each, at in zip(forecasts, places)]
+
+
+def points_of(forecast: xr.Dataset) -> int:
+    """Number of grid points."""
+    return forecast.sizes["lat"] * forecast.sizes["lon"]
 
 
 def differences(a: xr.Dataset, b: xr.Dataset) -> list[str]:

@@ -158,7 +158,7 @@ def match_truth(forecast: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
             f"the forecast is {kinds[is_projected(forecast)]}, the truth {kinds[is_projected(truth)]}; score against "
             "data on the forecast's grid."
         )
-    places = {axis: _places(forecast, truth, axis) for axis in ("lat", "lon")}
+    places = {axis: places_on(forecast, truth, axis) for axis in ("lat", "lon")}
     truth = truth.isel(places)
     _check_same_places(forecast, truth)
     return truth.assign_coords({axis: forecast[axis] for axis in places})
@@ -189,8 +189,12 @@ def _common_levels(forecast: xr.Dataset, truth: xr.Dataset) -> np.ndarray:
     return forecast["level"].values
 
 
-def _places(forecast: xr.Dataset, truth: xr.Dataset, axis: str) -> np.ndarray:
-    """Where the forecast's grid points lie on an axis of the truth; longitudes are compared around the circle."""
+def places_on(forecast: xr.Dataset, truth: xr.Dataset, axis: str) -> np.ndarray:
+    """Where the forecast's grid points lie on an axis of the truth; longitudes are compared around the circle.
+
+    Raises:
+        DataError: if the truth lacks some of them.
+    """
     wanted, offered = forecast[axis].values.astype(float), truth[axis].values.astype(float)
     tolerance, compared = DEGREES_TOLERANCE, wanted
     if is_projected(truth):
