@@ -137,14 +137,23 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[st
 
 
 def wrap(lines: Iterable[str], indent: int = 0) -> list[str]:
-    """The same in lines of at most 120 letters, less those that they are indented by; no word is broken."""
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            line, WIDTH - indent, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    """The same in lines of at most 120 letters, less those that they are indented by.
+
+    No word is broken, and no options that follow a colon: they stay whole, to be pasted.
+    """
+    found = []
+    for line in lines:
+        if len(line) <= WIDTH - indent:
+            found.append(line)
+            continue
+        text, _, options = line.partition(": --")
+        if options:
+            text += ":"
+        found += textwrap.wrap(
+            text, WIDTH - indent, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-    ]
+        found += [f"  --{options}"] if options else []
+    return found
 
 
 def count(number: int, noun: str) -> str:

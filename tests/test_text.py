@@ -112,3 +112,7 @@ def test_lines_are_wrapped_between_words_and_columns_stay():
     assert max(map(len, long)) <= 100
     assert long[1].startswith("  word")
     assert wrap(["/a/path/" + "x" * 200]) == ["/a/path/" + "x" * 200]
+    told = wrap([f"{'word ' * 30}is divided: --target-region 10 58 118 138 {'--more 1 ' * 20}".strip()])
+    assert told[-2].endswith("is divided:")
+    assert told[-1].startswith("  --target-region 10 58 118 138 --more 1 --more 1")  # to be pasted
+    assert told[-1].count("--more") == 20
