@@ -161,8 +161,10 @@ def _build(
         filled_NM = np.zeros((len(times), len(flagged)), bool)
 
         def look(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
-            for index in range(len(channels)):
-                survey.add(index, block[there_N[piece], index])
+            rows = there_N[piece]
+            for index, channel in enumerate(channels):
+                filled = flags[rows, flagged.index(channel)] if channel in flagged else None
+                survey.add(index, block[rows, index], filled)
             fit.add(piece, _observed_only(block, flags, channels, flagged))
             filled_NM[piece] = flags.any(axis=(2, 3))
 
@@ -194,15 +196,19 @@ def from_checkpoint(
 def _read(
     each: RegionInput, times: np.ndarray, allocate: Allocate, most_bytes: int, look: Look | None = None
 ) -> tuple[Array, Array]:
-    """Values [N, C, H, W] with missing and infinite as NaN, and which are filled [N, M, H, W]; look sees each piece."""
+    """Values [N, C, H, W] with missing and infinite as NaN, and the bits of which are filled [N, M, H, W / 8].
+
+    Look sees each piece.
+    """
     shape = each.shape(times)
     values = allocate("values", np.float32, shape)
-    filled = allocate("filled", bool, (shape[0], len(flagged_channels(each.data, each.channels)), *shape[2:]))
+    flagged = flagged_channels(each.data, each.channels)
+    filled = allocate("filled", np.uint8, (shape[0], len(flagged), shape[2], -(-shape[3] // 8)))
     for piece, block, flags in read_pieces(each.data, each.channels, times, most_bytes=most_bytes):
         if look:
             look(piece, block, flags)
         block[~np.isfinite(block)] = np.nan
-        values[piece], filled[piece] = block, flags
+        values[piece], filled[piece] = block, np.packbits(flags, axis=-1)
     return values, filled
 
 
@@ -237,7 +243,7 @@ def _normalise(
     most_bytes: int,
 ) -> tuple[Source, np.ndarray]:
     """In place; missing becomes 0, beside a mask where training had gaps, else an incomplete time."""
-    values_NCHW, filled_NMHW = arrays
+    values_NCHW, filled_bits = arrays
     gaps = statistics.gaps_C
     observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
     complete = np.empty(len(times), bool)
@@ -250,7 +256,8 @@ def _normalise(
         complete[piece] = known[:, ~gaps].all(axis=(1, 2, 3)) & np.all(known.any(axis=(2, 3)), axis=1)
         values[~known] = 0
         values_NCHW[piece] = values
+        flags = np.unpackbits(filled_bits[piece], axis=-1, count=values.shape[-1]).astype(bool)
         for place, channel in enumerate(flagged):
-            known[:, each.channels.index(channel)] &= ~filled_NMHW[piece][:, place]
+            known[:, each.channels.index(channel)] &= ~flags[:, place]
         observed_NMHW[piece] = known[:, gaps]
     return Source(values_NCHW, observed_NMHW, _forcings(each.data)), complete
