@@ -70,6 +70,7 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, compare, shuffle: what is there already is kept."""
+    from convlstm_wx.data.inputs import masking_of
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import alone_in, check_can_make, make_folder
 
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output or Path("experiments") / run_name(config.data))
     trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
     check_can_make(folder)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, masking=masking_of(config))
     _check_same(folder, config)
     make_folder(folder)
     with alone_in(folder, "--output"):

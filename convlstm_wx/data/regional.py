@@ -16,6 +16,7 @@ from convlstm_wx.conventions import Channel
 from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import Cache, open_array, read_entries, write_entries
 from convlstm_wx.data.channels import flagged_channels, static_fields, static_names
+from convlstm_wx.data.flags import Mark
 from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.normalise import Statistics, StatisticsFit
 from convlstm_wx.data.pieces import positions, read_pieces
@@ -48,6 +49,7 @@ class RegionInput:
         paths: the files behind the data, for the key of a cache.
         data: canonical, cut to the box.
         channels: those to read.
+        ignored: of :class:`~convlstm_wx.data.spec.RegionSpec`.
     """
 
     role: str
@@ -56,6 +58,7 @@ class RegionInput:
     paths: tuple[str, ...]
     data: xr.Dataset
     channels: tuple[Channel, ...]
+    ignored: tuple[str, ...] = ()
 
     def shape(self, times: np.ndarray) -> tuple[int, int, int, int]:
         """N, C, H, W."""
@@ -69,6 +72,11 @@ class RegionInput:
     def attributes(self) -> Attributes:
         """Units and names of each variable."""
         return {name: _kept_attributes(self.data[name]) for name in dict.fromkeys(c.variable for c in self.channels)}
+
+    @property
+    def masks(self) -> tuple[Mark, ...]:
+        """How masks of its variables are read."""
+        return tuple(mark for mark in self.data.attrs.get("masks", ()) if mark.variable in self.attributes)
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -99,6 +107,7 @@ def prepare(
         "training": training_N,
         "grid": [each.data["lat"].values.tolist(), each.data["lon"].values.tolist()],
         "static": static_fields(each.data),
+        "masks": [mark.to_dict() for mark in each.masks],
         "texts": each.data.attrs.get("texts", {}),  # of a store on the net all that tells of new values
     }
     cache = Cache(folder, each.paths, depends_on)
@@ -227,7 +236,8 @@ def _observed_only(
 
 def _region(each: RegionInput, statistics: Statistics) -> RegionSpec:
     grid = Grid.from_dataset(each.data)
-    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.data), each.attributes)
+    names = static_names(each.data)
+    return RegionSpec(each.box, each.files, grid, statistics, names, each.attributes, each.masks, each.ignored)
 
 
 def _forcings(data: xr.Dataset) -> Forcings:
