@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 from convlstm_wx.errors import ConfigError
@@ -51,6 +52,16 @@ class TrainConfig:
     variables: tuple[str, ...] = _option((), "Data", "variables to read (default: all on the grid)", shape="many")
     target_variables: tuple[str, ...] = _option(
         (), "Data", "variables or channels (z@500hPa) to forecast (default: all that are read)", shape="many"
+    )
+    ignore_variables: tuple[str, ...] = _option(
+        (), "Data", "variables and masks to leave out; '*_mask' leaves out all whose names end so", shape="many"
+    )
+    mask_values: tuple[str, ...] = _option(
+        (),
+        "Data",
+        "values of masks that mean observed, as in 1, or tp_qc=0,1 for one mask (default: what the attributes of masks "
+        "say, else found from the data)",
+        shape="many",
     )
     levels: tuple[float, ...] = _option((), "Data", "levels to read, hPa (default: all)", kind=float, shape="many")
     input_steps: int = _option(4, "Data", "times that the network reads, in steps of the file", kind=int, low=1)
@@ -288,6 +299,8 @@ class TrainConfig:
         for name in ("upstream_region", "upstream_data"):
             if getattr(self, name) and not self.include_upstream:
                 raise ConfigError(f"{as_flag(name)} does nothing without --include-upstream; add it")
+        check_ignored(self.ignore_variables, [*self.variables, *self.target_variables, *self.upstream_variables])
+        parse_mask_values(self.mask_values)
         self._check_network()
         if self.upstream_variables and not self.upstream_data:
             raise ConfigError("--upstream-variables does nothing without --upstream-data; add it")
@@ -393,6 +406,37 @@ def parse_weights(option: str, entries: Sequence[str], *, example: str = "t2m=2"
             raise ConfigError(f"{option} {entry}: '{name}' has a weight already")
         weights[name] = weight
     return weights
+
+
+def parse_mask_values(entries: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Entries such as "1" or "tp_qc=0,1" as values by mask; those of all other masks are under "".
+
+    Raises:
+        ConfigError: for an entry of another form, or a mask that is there twice.
+    """
+    values: dict[str, tuple[float, ...]] = {}
+    for entry in entries:
+        name, _, text = entry.rpartition("=")
+        numbers = tuple(_number(part) for part in text.split(","))
+        if not all(math.isfinite(number) for number in numbers):
+            raise ConfigError(f"--mask-values {entry}: write the values that mean observed, as in 1 or tp_qc=0,1")
+        if name and name in values:
+            raise ConfigError(f"--mask-values {entry}: there are values for '{name}' already")
+        values[name] = values.get(name, ()) + numbers
+    return values
+
+
+def check_ignored(ignored: Sequence[str], named: Sequence[str]) -> None:
+    """Refuse to leave out what is asked for.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    for name in named:
+        if any(fnmatchcase(name.partition("@")[0], pattern) for pattern in ignored):
+            raise ConfigError(
+                f"--ignore-variables {' '.join(ignored)}: another option asks for '{name}'; drop one of them"
+            )
 
 
 def parse_rain_weights(entries: Sequence[str]) -> dict[float, float]:

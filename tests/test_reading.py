@@ -483,8 +483,8 @@ def test_a_variable_that_only_sounds_like_a_flag_stays_one(opened):
 
 def test_a_flag_on_other_dimensions_is_refused(opened):
     odd = filled(1)
-    odd["t2m_filled"] = odd["t2m_filled"].isel(time=0, drop=True).assign_attrs(odd["t2m_filled"].attrs)
-    with pytest.raises(DataError, match="'t2m_filled' flags filled values, but is not on the dimensions of 't2m'"):
+    odd["t2m_filled"] = odd["t2m_filled"].expand_dims(sample=2)
+    with pytest.raises(DataError, match=r"'t2m_filled' marks values of 't2m', but is on other dimensions \(sample\)"):
         opened(odd)
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.keeping import add_budget, kept
-from convlstm_wx.commands.making import load_members, open_trained
+from convlstm_wx.commands.making import load_members, open_data, open_trained
 from convlstm_wx.commands.options import DONE, add_command, add_confidence, add_making, nonempty, seed
 from convlstm_wx.commands.unseen import add_months, plan_unseen
 from convlstm_wx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from convlstm_wx.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,6 @@ class Side:
 
 def run(options: argparse.Namespace) -> int:
     """Whether B is better than A."""
-    from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import check_can_make
     from convlstm_wx.verification import compare as comparison
 
@@ -69,9 +70,10 @@ def run(options: argparse.Namespace) -> int:
     _check_options(options, kinds)
     if options.output:
         check_can_make(Path(options.output))
-    dataset = open_dataset(options.data) if options.data else None
+    members = [load_members(str(path)) if kind == "checkpoint" else [] for path, kind in zip(paths, kinds)]
+    dataset = open_data(options.data, [each for side in members for each in side]) if options.data else None
     with ExitStack() as stack:
-        a, b = (_open(options, path, kind, dataset, stack) for path, kind in zip(paths, kinds))
+        a, b = (_open(options, *side, dataset, stack) for side in zip(paths, kinds, members))
         errors = _errors(a, b, dataset)
     gains = comparison.compare(errors, confidence=options.confidence, seed=options.seed)
     log.info("A          %s", a.described)
@@ -185,7 +187,14 @@ def _check_options(options: argparse.Namespace, kinds: Sequence[str]) -> None:
         raise ConfigError(f"{' '.join(idle)}: does nothing here, as A is a {kinds[0]} and B a {kinds[1]}; leave it out")
 
 
-def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Dataset | None", stack: ExitStack) -> Side:
+def _open(
+    options: argparse.Namespace,
+    path: Path,
+    kind: str,
+    members: list["Checkpoint"],
+    dataset: "xr.Dataset | None",
+    stack: ExitStack,
+) -> Side:
     """What a path holds; forecasts are there until the stack is closed."""
     from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.verification.compare import open_scores
@@ -194,7 +203,6 @@ def _open(options: argparse.Namespace, path: Path, kind: str, dataset: "xr.Datas
         return Side(f"evaluation {path}", scores=open_scores(path))
     if kind == "forecast file" or dataset is None:
         return Side(f"forecast file {path}", forecast=open_forecast(path))
-    members = load_members(str(path))
     trained = open_trained(members, dataset, options.upstream_data if members[0].spec.upstream_files else None)
     forecast, months = plan_unseen(options, trained, dataset)
     folder = Path(options.output) if options.output else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.keeping import add_budget, kept
-from convlstm_wx.commands.making import add_ensemble, load_members, open_trained, say_ensemble, say_forecast
+from convlstm_wx.commands.making import add_ensemble, load_members, open_data, open_trained, say_ensemble, say_forecast
 from convlstm_wx.commands.options import (
     DONE,
     add_command,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+    from convlstm_wx.checkpoint import Checkpoint
     from convlstm_wx.data.regions import Region
     from convlstm_wx.report.card import Card
 
@@ -84,18 +85,20 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score forecasts of months that training did not see."""
-    from convlstm_wx.data.reading import open_dataset
+    from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.files import check_can_make
     from convlstm_wx.preparing.cluster import check_cluster
 
     check_can_make(Path(options.output))
-    dataset = open_dataset(options.data)
+    members = load_members(options.checkpoint) if options.checkpoint else []
+    forecast = open_forecast(options.forecast) if options.forecast else None
+    dataset = open_data(options.data, members, forecast)
     if options.dask_scheduler:
         check_cluster(options.dask_scheduler)
     with ExitStack() as stack:
-        if options.forecast:
-            return _score(options, *_of_file(options, dataset))
-        return _score(options, *_of_checkpoint(options, dataset, stack))
+        if forecast is not None:
+            return _score(options, *_of_file(options, forecast, dataset, members))
+        return _score(options, *_of_checkpoint(options, dataset, members, stack))
 
 
 def _score(
@@ -145,7 +148,7 @@ def _history(options: argparse.Namespace) -> Path | None:
 
 
 def _of_checkpoint(
-    options: argparse.Namespace, dataset: "xr.Dataset", stack: ExitStack
+    options: argparse.Namespace, dataset: "xr.Dataset", members: list["Checkpoint"], stack: ExitStack
 ) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
     """Forecasts of the chosen months, the truth, the training times, and what the page tells of the model.
 
@@ -158,9 +161,8 @@ def _of_checkpoint(
     from convlstm_wx.verification import events
     from convlstm_wx.verification.breakdowns import places_in
 
-    if not options.checkpoint:
+    if not members:
         raise ConfigError("--checkpoint is needed, unless a --forecast file is scored")
-    members = load_members(options.checkpoint)
     spec = members[0].spec
     trained = open_trained(members, dataset, options.upstream_data)
     times = dataset["time"].values
@@ -195,25 +197,23 @@ def _boxes(options: argparse.Namespace) -> list["Region"]:
 
 
 def _of_file(
-    options: argparse.Namespace, dataset: "xr.Dataset"
+    options: argparse.Namespace, forecast: "xr.Dataset", dataset: "xr.Dataset", members: list["Checkpoint"]
 ) -> tuple["xr.Dataset", "xr.Dataset", "np.ndarray", "Card"]:
     """An existing forecast file; the climatology comes from the times outside of what it covers."""
     import numpy as np
 
     from convlstm_wx.commands.card import card_of
-    from convlstm_wx.data.reading import open_forecast
     from convlstm_wx.data.regions import Grid, select_region
     from convlstm_wx.data.splits import TRAIN
     from convlstm_wx.report.card import Card
 
     if options.members or options.spread != "auto" or options.perturbation is not None:
         raise ConfigError("--members, --spread and --perturbation are for forecasts to be made: --forecast has its own")
-    made = _chosen_part(options, open_forecast(options.forecast))
+    made = _chosen_part(options, forecast)
     times = dataset["time"].values
     scored = np.unique(np.concatenate([made["init_time"].values, made["valid_time"].values.ravel()]))
     grid = Grid.from_dataset(made)
-    if options.checkpoint:
-        members = load_members(options.checkpoint)
+    if members:
         split = members[0].spec.split
         remark = check_unseen(options, split, scored)
         training, origin = times[split.roles(times) == TRAIN], "the checkpoint's training times"

@@ -71,7 +71,7 @@ def add(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, compare, shuffle: what is there already is kept."""
-    from convlstm_wx.data.inputs import with_regions
+    from convlstm_wx.data.inputs import masking_of, with_regions
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import alone_in, check_can_make, make_folder
 
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     config = training_config(options, not_here=OURS)
     folder = Path(options.output or Path("experiments") / run_name(config.data))
     check_can_make(folder)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, masking=masking_of(config))
     config, notes = with_regions(config, dataset)  # the same target with and without upstream
     trainings = [_training(config, arm, one, folder) for one in options.seeds for arm in (WITH, WITHOUT)]
     _check_same(folder, config)

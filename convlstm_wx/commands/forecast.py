@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convlstm_wx.commands.fetch import step_hours
-from convlstm_wx.commands.making import add_ensemble, data_files, open_upstream, say_ensemble, say_times
+from convlstm_wx.commands.making import add_ensemble, data_files, open_data, open_upstream, say_ensemble, say_times
 from convlstm_wx.commands.options import DONE, add_command, add_data_and_device, refuse_input, seed
 from convlstm_wx.errors import ConfigError
 
@@ -49,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
 
     from convlstm_wx.checkpoint import checkpoints_of, load_checkpoint
     from convlstm_wx.data.cache import fingerprint
-    from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.device import choose_device
     from convlstm_wx.forecast.assembling import assemble
     from convlstm_wx.forecast.labelling import lead_times
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     output, statistics = _outputs(options, members=options.members or len(options.checkpoint))
     checkpoints = [load_checkpoint(path) for path in options.checkpoint]
     policy = choose_device(options.device, use_amp=options.use_amp)
-    dataset = open_dataset(options.data)
+    dataset = open_data(options.data, checkpoints)
     trained = [Trained(each, open_upstream(each.spec, options.upstream_data)) for each in checkpoints]
     forecast = assemble(
         trained,

@@ -139,10 +139,11 @@ def _account_alone(config: TrainConfig) -> "Account | None":
 def _open(config: TrainConfig) -> "tuple[xr.Dataset, tuple[Channel, ...]]":
     """The target region, duplicate and unsorted times mended, and the channels to look at."""
     from convlstm_wx.data.channels import choose_channels
+    from convlstm_wx.data.inputs import masking_of
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.data.regions import Region, select_region
 
-    dataset = open_dataset(config.data, mend=True)
+    dataset = open_dataset(config.data, mend=True, masking=masking_of(config))
     box = None if config.target_region is None else Region(*config.target_region)
     return select_region(dataset, box, option="--target-region"), choose_channels(
         dataset, config.variables, config.levels

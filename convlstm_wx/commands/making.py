@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.options import at_least_zero, positive
@@ -59,6 +60,25 @@ def load_members(path: str) -> list["Checkpoint"]:
     return members
 
 
+def open_data(paths: Sequence[str], members: Sequence["Checkpoint"], also: "xr.Dataset | None" = None) -> "xr.Dataset":
+    """The data to forecast from or to score with, whose masks mean what they meant in training.
+
+    Args:
+        paths: files.
+        members: the networks.
+        also: a forecast whose variables are to be scored.
+
+    Raises:
+        CheckpointError: if the networks learned with different meanings.
+        DataError: for data that cannot be read.
+    """
+    from convlstm_wx.data.masks import same_masking
+    from convlstm_wx.data.reading import open_dataset
+
+    masking = same_masking([member.spec.target.masking for member in members])
+    return open_dataset(paths, masking=replace(masking, wanted=(*masking.wanted, *map(str, also or ()))))
+
+
 def open_trained(
     members: Sequence["Checkpoint"], dataset: "xr.Dataset", upstream_data: Sequence[str] | None
 ) -> list["Trained"]:
@@ -89,9 +109,9 @@ def open_upstream(spec: "DataSpec", given: Sequence[str] | None) -> list["xr.Dat
         if len(given) != len(wanted):
             trained = f"training read {len(wanted)} ({', '.join(' '.join(files) for files in wanted) or 'none'})"
             raise ConfigError(f"--upstream-data: {len(given)} given, but {trained}; give one for each, in that order")
-        return [open_dataset([path]) for path in given]
+        return [open_dataset([path], masking=region.masking) for path, region in zip(given, spec.upstream_of_files)]
     try:
-        return [open_dataset(files) for files in wanted]
+        return [open_dataset(region.files, masking=region.masking) for region in spec.upstream_of_files]
     except DataError as error:
         raise DataError(f"upstream data of training: {error}. Say with --upstream-data where they are.") from error
 

@@ -84,6 +84,13 @@ def add_settings(command: argparse.ArgumentParser, *, without: Sequence[str] = (
     return groups
 
 
+def add_setting(group: Any, name: str) -> None:
+    """One setting of training, with its default, in another command."""
+    entry = next(entry for entry in fields(TrainConfig) if entry.name == name)
+    _add_setting(group, entry)
+    group.set_defaults(**{name: entry.default})
+
+
 def _add_setting(group: Any, entry: Field) -> None:
     """One setting as an option that is absent unless given: a TOML file or a checkpoint then decides."""
     metadata, flag = entry.metadata, as_flag(entry.name)

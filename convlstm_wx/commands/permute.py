@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convlstm_wx.commands.compare import say, truth_of, write
 from convlstm_wx.commands.keeping import add_budget, kept
-from convlstm_wx.commands.making import load_members, open_trained
+from convlstm_wx.commands.making import load_members, open_data, open_trained
 from convlstm_wx.commands.options import (
     DONE,
     add_command,
@@ -66,7 +66,6 @@ def add_permutations(command: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Forecast as it was, and with shuffled upstream inputs."""
-    from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import check_can_make
     from convlstm_wx.verification import permutation
     from convlstm_wx.verification.compare import compare
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output) if options.output else None
     if folder:
         check_can_make(folder)
-    dataset = open_dataset(options.data)
+    dataset = open_data(options.data, members)
     trained = open_trained(members, dataset, options.upstream_data)
     forecast, months = plan_unseen(options, trained, dataset)
     with kept(forecast, folder, budget=options.memory_budget) as made:

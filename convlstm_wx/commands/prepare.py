@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convlstm_wx.commands.options import DONE, add_command, add_dask_scheduler, nonempty, positive, refuse_input
+from convlstm_wx.commands.options import (
+    DONE,
+    add_command,
+    add_dask_scheduler,
+    add_setting,
+    nonempty,
+    positive,
+    refuse_input,
+)
+from convlstm_wx.config import check_ignored
 from convlstm_wx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -23,6 +32,8 @@ def add(subparsers: Any) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     part = command.add_argument_group("Which part")
     add_part(part)
+    for name in ("ignore_variables", "mask_values"):
+        add_setting(part, name)
     changes = command.add_argument_group("What is done, in this order")
     changes.add_argument(
         "--derive",
@@ -103,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
         fill_time=options.fill_time,
         fill_space=options.fill_space,
     )
+    check_ignored(options.ignore_variables, options.variables)
     request = Request(
         paths=tuple(options.data),
         variables=tuple(options.variables),
@@ -112,6 +124,8 @@ def run(options: argparse.Namespace) -> int:
         end=options.end,
         derive=tuple(options.derive or ()),
         rules=rules,
+        ignore_variables=tuple(options.ignore_variables),
+        mask_values=tuple(options.mask_values),
     )
     for line in prepare(request, output, scheduler=options.dask_scheduler):
         log.info(line)

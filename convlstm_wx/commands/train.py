@@ -19,6 +19,7 @@ from convlstm_wx.errors import ConvlstmWxError
 
 if TYPE_CHECKING:
     from convlstm_wx.data.inputs import TrainingInputs
+    from convlstm_wx.data.spec import DataSpec
     from convlstm_wx.device import DevicePolicy
     from convlstm_wx.distributed import Processes
     from convlstm_wx.training.logbook import Board
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         policy = training_device(config, local_rank=processes.local_rank)
         policy = policy.compiling() if config.compile else policy
         with processes.first_on_each_machine():  # it builds the data cache, if there is to be one
-            inputs = prepare_training(config, processes=processes.local_size)
+            inputs = prepare_training(config, processes=processes.local_size, known=_known(members))
         if config.members > 1:
             config, members = _alike(config, members, inputs, policy, processes)
         heard, overwrite = tuple(said.buffer), options.overwrite
@@ -83,6 +84,14 @@ def run(options: argparse.Namespace) -> int:
                 break
     _say_what_next(config, result, is_unfinished=is_unfinished)
     return STOPPED if is_stopped else DONE
+
+
+def _known(members: Sequence[Member]) -> "DataSpec | None":
+    """What a run that is resumed knows of its data; None where all start anew."""
+    from convlstm_wx.checkpoint import load_checkpoint
+
+    resumed = next((member.resume for member in members if member.resume), None)
+    return load_checkpoint(resumed).spec if resumed else None
 
 
 def _alike(

@@ -184,13 +184,14 @@ def _words(value: Any) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Train what is not trained yet, keep the tables up to date, score the held-out months if asked to."""
+    from convlstm_wx.data.inputs import masking_of
     from convlstm_wx.data.reading import open_dataset
     from convlstm_wx.files import alone_in, check_can_make, make_folder
 
     experiment = read(Path(options.file))
     check_can_make(experiment.folder)
-    for data in {config.data for config in experiment.variants.values()}:
-        open_dataset(data)
+    for data, masking in {config.data: masking_of(config) for config in experiment.variants.values()}.items():
+        open_dataset(data, masking=masking)
     _check_same(experiment)
     make_folder(experiment.folder)
     with alone_in(experiment.folder, "output_dir"):
@@ -252,11 +253,12 @@ def _time_left(left: Sequence[Training], done: "Mapping[Training, Result]") -> s
 
 def _evaluated(done: "Mapping[Training, Result]") -> "dict[Training, Result]":
     """With the scores of the held-out months."""
+    from convlstm_wx.data.inputs import masking_of
     from convlstm_wx.data.reading import open_dataset
 
     for number, training in enumerate(done, 1):
         log.info("\nheld-out months, %d of %d: %s", number, len(done), _title(training))
-        forecast(training, open_dataset(training.config.data))
+        forecast(training, open_dataset(training.config.data, masking=masking_of(training.config)))
         evaluate(training)
     return {training: replace(result, held_out=_scores(training)) for training, result in done.items()}
 

@@ -1,12 +1,12 @@
 """Several files as one: by period, by variable or by level."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.data.flags import flag_name
+from convlstm_wx.data.flags import SUFFIX, flag_name
 from convlstm_wx.data.times import MEND
 from convlstm_wx.errors import DataError
 
@@ -33,19 +33,19 @@ def combine(parts: list[xr.Dataset], source: str, *, mend: bool = False) -> xr.D
     places = {name: first[name] for name in _PLACES if name in first.coords}
     parts = [_on_grid_of(first, part) for part in parts]
     _check_units(parts)
-    parts = _with_flags_as_fields(parts)
+    parts = _with_all_flags(parts)
     with_name: dict[Hashable, list[xr.Dataset]] = {}
     for part in parts:
         for name in part.data_vars:
             with_name.setdefault(name, []).append(part)
     try:
         joined = {name: _join(name, having, mend) for name, having in with_name.items()}
-        combined = xr.merge([field for field, _ in joined.values()], join="exact", combine_attrs="override")
+        fields = {name: _beside(field, name, joined) for name, (field, _) in joined.items()}
+        combined = xr.merge(list(fields.values()), join="exact", combine_attrs="override")
     except (ValueError, xr.MergeError) as error:
         raise DataError(f"{source}: {_why_not_together(parts)}") from error
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
-    combined = combined.set_coords([flag_name(name) for name in with_name if flag_name(name) in with_name])
     combined = combined.assign_coords(places)
     combined.attrs = {count: max(counts[count] for _, counts in joined.values()) for count in _COUNTS}
     return combined
@@ -93,19 +93,32 @@ def _one_after_another(fields: list[xr.DataArray], mend: bool) -> tuple[xr.DataA
     return (whole if np.array_equal(order, np.arange(times.size)) else whole.isel(time=order)), repeated
 
 
-def _with_flags_as_fields(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Flags of filled values as variables, and "all observed" in the files that have the variable without a flag."""
-    flagged = [name for name in dict.fromkeys(name for part in parts for name in part) if _has_flag(parts, name)]
+def _with_all_flags(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """With "all observed" in files that have a variable without its flag, if the flag is not in files of its own."""
+    names = dict.fromkeys(name for part in parts for name in part if any(flag_name(name) in each for each in parts))
+    beside = [name for name in names if all(name in part for part in parts if flag_name(name) in part)]
     plain = []
     for part in parts:
-        part = part.reset_coords([name for name in map(flag_name, flagged) if name in part.coords])
-        missing = [name for name in flagged if name in part.data_vars and flag_name(name) not in part.data_vars]
-        plain.append(part.assign({flag_name(name): xr.zeros_like(part[name], dtype=np.int8) for name in missing}))
+        missing = [name for name in beside if name in part and flag_name(name) not in part]
+        plain.append(part.assign({flag_name(name): _observed(part[name]) for name in missing}))
     return plain
 
 
-def _has_flag(parts: Sequence[xr.Dataset], name: Hashable) -> bool:
-    return any(flag_name(name) in part.coords for part in parts)
+def _observed(field: xr.DataArray) -> xr.DataArray:
+    return xr.zeros_like(field, dtype=np.int8).assign_attrs(units="1")
+
+
+def _beside(
+    flag: xr.DataArray, name: Hashable, joined: Mapping[Hashable, tuple[xr.DataArray, dict[str, int]]]
+) -> xr.DataArray:
+    """A flag at the times and levels of its variable, observed where it has none; anything else as it is."""
+    owner = str(name).removesuffix(SUFFIX)
+    if owner == name or owner not in joined:
+        return flag
+    field = joined[owner][0]
+    axes = {axis: field[axis] for axis in ("time", "level") if axis in flag.dims and axis in field.dims}
+    same = all(np.array_equal(flag[axis].values, values.values) for axis, values in axes.items())
+    return flag if same else flag.reindex(axes, fill_value=0)
 
 
 def _on_grid_of(first: xr.Dataset, part: xr.Dataset) -> xr.Dataset:

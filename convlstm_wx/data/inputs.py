@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from convlstm_wx.config import TrainConfig
+from convlstm_wx.config import TrainConfig, parse_mask_values
 from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import DEFAULT_FOLDER
 from convlstm_wx.data.channels import choose_channels, choose_targets
+from convlstm_wx.data.masks import Masking, check_names
 from convlstm_wx.data.reading import open_dataset, source_of, time_step
 from convlstm_wx.data.records import fit_linear
 from convlstm_wx.data.regional import TARGET, RegionInput, from_checkpoint, prepare
@@ -104,17 +105,34 @@ class TrainingInputs:
         return self.sources.windows(self.spec, self.roles_N == role)
 
 
-def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInputs:
+def masking_of(config: TrainConfig, known: DataSpec | None = None, *, upstream: int | None = None) -> Masking:
+    """How the masks of a configuration's data are to be read.
+
+    Args:
+        known: of the run that is resumed; what the configuration does not say is read as there.
+        upstream: the place of the file among the upstream data; None: the main data.
+    """
+    regions = () if known is None else (known.target,) if upstream is None else known.upstream_of_files[upstream:]
+    return replace(
+        regions[0].masking if regions else Masking(),
+        ignored=config.ignore_variables,
+        values=parse_mask_values(config.mask_values),
+        wanted=config.variables if upstream is None else config.upstream_variables,
+    )
+
+
+def prepare_training(config: TrainConfig, *, processes: int = 1, known: DataSpec | None = None) -> TrainingInputs:
     """Read, check, split and normalise the data of a configuration.
 
     Args:
         config: what to read, and how.
         processes: how many of this machine do the same, and share its memory.
+        known: the description of the data in the run that is resumed.
 
     Raises:
         DataError, ConfigError: for data or options that cannot be trained with.
     """
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, masking=masking_of(config, known))
     times = dataset["time"].values
     if len(times) < 2:
         raise DataError(f"{source_of(dataset)}: {len(times)} time in the file; a forecast needs a series of them")
@@ -123,8 +141,9 @@ def prepare_training(config: TrainConfig, *, processes: int = 1) -> TrainingInpu
     config, notes = with_regions(config, dataset)
     target = _target(config, dataset)
     targets = choose_targets(target.channels, config.target_variables)
-    upstream, more = _upstream(config, dataset, target, roles == TRAIN, lead_steps)
+    upstream, more = _upstream(config, dataset, target, roles == TRAIN, lead_steps, known)
     notes += more
+    check_names(masking_of(config), [dataset, *(each.data for each in upstream)])
     inputs = (target, *upstream)
     size = sum(each.nbytes(times) for each in inputs)
     budget = memory_budget_bytes(config.memory_budget) // processes
@@ -201,11 +220,17 @@ def _target(config: TrainConfig, dataset: xr.Dataset) -> RegionInput:
     channels = choose_channels(dataset, config.variables, config.levels)
     refuse_directions(dataset, channels, config.data)
     box = None if config.target_region is None else Region(*config.target_region)
-    return RegionInput(TARGET, box, (), config.data, select_region(dataset, box, option="--target-region"), channels)
+    data = select_region(dataset, box, option="--target-region")
+    return RegionInput(TARGET, box, (), config.data, data, channels, config.ignore_variables)
 
 
 def _upstream(
-    config: TrainConfig, dataset: xr.Dataset, target: RegionInput, training_N: np.ndarray, lead_steps: int
+    config: TrainConfig,
+    dataset: xr.Dataset,
+    target: RegionInput,
+    training_N: np.ndarray,
+    lead_steps: int,
+    known: DataSpec | None,
 ) -> tuple[list[RegionInput], list[str]]:
     """The upstream regions, and why they are these and on this grid."""
     if not config.include_upstream:
@@ -222,14 +247,15 @@ def _upstream(
         boxes = []
     for box in boxes:
         data = select_region(dataset, box, option="--upstream-region")
-        found.append(RegionInput(f"upstream region {box}", box, (), config.data, data, target.channels))
-    for file in config.upstream_data:
-        other = open_dataset([file])
+        role = f"upstream region {box}"
+        found.append(RegionInput(role, box, (), config.data, data, target.channels, config.ignore_variables))
+    for place, file in enumerate(config.upstream_data):
+        other = open_dataset([file], masking=masking_of(config, known, upstream=place))
         held = other["level"].values if "level" in other.dims else ()
         levels = [level for level in config.levels if level in held]  # a file of other levels is read whole
         channels = choose_channels(other, config.upstream_variables, levels, option="--upstream-variables")
         refuse_directions(other, channels, [file], option="--upstream-variables")
-        each = RegionInput("upstream data", None, (file,), (file,), other, channels)
+        each = RegionInput("upstream data", None, (file,), (file,), other, channels, config.ignore_variables)
         notes.append(_check_times(each, dataset["time"].values, training_N))
         found.append(each)
     factor, note = choose_coarsening(
@@ -276,7 +302,7 @@ def open_sources(spec: DataSpec, dataset: xr.Dataset, upstream: Sequence[xr.Data
             (),
             select_region(data, region.box),
             region.statistics.channels,
-            region.coarsen,
+            coarsen=region.coarsen,
         )
         for region, data in zip(regions, spec.region_data(dataset, upstream))
     ]

@@ -34,8 +34,8 @@ def read_pieces(
         label: of the progress bar.
 
     Yields:
-        The slice of times; values [n, C, H, W] float32 with missing as NaN; which of them were filled by
-        `convlstm-wx prepare` [n, M, H, W] bool, M the channels of :func:`flagged_channels`.
+        The slice of times; values [n, C, H, W] float32 with missing as NaN; which of them were filled, or not observed
+        by a mask [n, M, H, W] bool, M the channels of :func:`flagged_channels`.
 
     Raises:
         DataError: if the file cannot be read to its end.
@@ -79,10 +79,11 @@ def _take(
     whole = bool(rows_N.all())
     for place, index in enumerate(wanted):
         layer = block[:, place] if levels else block
-        if whole:
-            into_NCHW[:, index] = layer
-        else:
-            into_NCHW[rows_N, index] = layer
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            if whole:
+                into_NCHW[:, index] = layer
+            else:
+                into_NCHW[rows_N, index] = layer
 
 
 def _load(field: xr.DataArray) -> np.ndarray:

@@ -4,7 +4,7 @@ One pass over the values, piece by piece, in bounded memory: a `Survey` is fed b
 them itself. Shapes: N times, H lat, W lon, P = H x W points.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import xarray as xr
 
 from convlstm_wx.conventions import Channel, recognise, unit_conversion
 from convlstm_wx.data.account import Account, Axis, ChannelAccount, Gap
-from convlstm_wx.data.flags import flag_name
+from convlstm_wx.data.channels import flagged_channels
 from convlstm_wx.data.lookalike import Typical, looks_like
+from convlstm_wx.data.pieces import read_pieces
 from convlstm_wx.data.reading import describe_step, is_projected, source_of, time_step
 from convlstm_wx.errors import DataError
 
@@ -36,16 +37,21 @@ class Survey:
         points = dataset.sizes["lat"] * dataset.sizes["lon"]
         self._tallies = [_Tally(_Bounds.of(dataset[c.variable]), points) for c in self.channels]
 
-    def add(self, index: int, values_NHW: np.ndarray) -> None:
-        """Take in the next consecutive times of channel `index`, file units, missing as NaN or infinite."""
+    def add(self, index: int, values_NHW: np.ndarray, filled_NHW: np.ndarray | None = None) -> None:
+        """Take in the next consecutive times of channel `index`, file units, missing as NaN or infinite.
+
+        What was filled is counted, and looked at no further; None: the file does not say what was.
+        """
         points = self.dataset.sizes["lat"] * self.dataset.sizes["lon"]
         frames_NP = values_NHW.reshape(len(values_NHW), points)
+        filled_NP = None if filled_NHW is None else filled_NHW.reshape(frames_NP.shape)
         rows = max(1, BLOCK_BYTES // (frames_NP.itemsize * points))
         for start in range(0, len(frames_NP), rows):
-            self._tallies[index].add(frames_NP[start : start + rows])
+            part = slice(start, start + rows)
+            self._tallies[index].add(frames_NP[part], None if filled_NP is None else filled_NP[part])
 
     def account(self) -> Account:
-        """What was found so far; reads the flags of filled values, if the dataset has any."""
+        """What was found so far."""
         dataset, times = self.dataset, self.dataset["time"].values
         step = time_step(times) if len(times) > 1 else None
         return Account(
@@ -80,7 +86,6 @@ class Survey:
             looks_like=looks_like(known, channel.variable, units, channel.level, typical)
             if known and typical
             else None,
-            filled_share=_filled_share(self.dataset, channel),
             **tally.facts(),
         )
 
@@ -92,29 +97,17 @@ def check(dataset: xr.Dataset, channels: Sequence[Channel]) -> Account:
         DataError: if the file cannot be read to its end; bad content is in the account.
     """
     survey = Survey(dataset, channels)
-    for name in dict.fromkeys(channel.variable for channel in channels):
-        field = dataset[name]
-        mine = [(index, channel.level) for index, channel in enumerate(channels) if channel.variable == name]
-        if "level" in field.dims:
-            field = field.sel(level=[level for _, level in mine])
-        for block in _blocks(field, source_of(dataset)):
-            by_level = np.moveaxis(block, 1, 0) if "level" in field.dims else block[None]
-            for (index, _), values_NHW in zip(mine, by_level):
-                survey.add(index, values_NHW)
+    flagged = flagged_channels(dataset, channels)
+    try:
+        for _, values_NCHW, filled_NMHW in read_pieces(
+            dataset, channels, dataset["time"].values, most_bytes=int(READ_BYTES)
+        ):
+            for index, channel in enumerate(channels):
+                filled_NHW = filled_NMHW[:, flagged.index(channel)] if channel in flagged else None
+                survey.add(index, values_NCHW[:, index], filled_NHW)
+    except DataError as error:
+        raise DataError(f"{source_of(dataset)}: {error}") from error
     return survey.account()
-
-
-def _blocks(field: xr.DataArray, source: str) -> Iterator[np.ndarray]:
-    """The values [time, ...] as float32, in stretches of time; compressed files like it best when these are long."""
-    rows = max(1, int(READ_BYTES / (field.dtype.itemsize * max(1, field[0].size)))) if field.sizes["time"] else 1
-    for start in range(0, field.sizes["time"], rows):
-        try:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, as it is in training
-                yield np.asarray(field[start : start + rows].values, np.float32)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{source}: '{field.name}' cannot be read to its end ({error}). The file is damaged; fetch it again."
-            ) from error
 
 
 # The axes
@@ -147,18 +140,6 @@ def _time_facts(times: np.ndarray, step: np.timedelta64 | None) -> dict[str, Any
 
 def _clock(time: np.datetime64) -> str:
     return str(time.astype("datetime64[m]"))
-
-
-def _filled_share(dataset: xr.Dataset, channel: Channel) -> float | None:
-    """Share of the values that `convlstm-wx prepare` filled in; None if the dataset has no such flags."""
-    name = flag_name(channel.variable)
-    if name not in dataset.coords:
-        return None
-    flags = dataset[name]
-    if channel.level is not None and "level" in flags.dims:
-        flags = flags.sel(level=channel.level)
-    filled = sum(int((block == 1).sum()) for block in _blocks(flags, source_of(dataset)))
-    return filled / flags.size
 
 
 # One channel
@@ -212,6 +193,7 @@ class _Tally:
     def __init__(self, bounds: _Bounds, points: int):
         self.bounds, self.points = bounds, points
         self.times = self.count = self.infinities = self.outside = self.negative = self.empty = 0
+        self.filled: int | None = None  # as long as the file does not say
         self.total = 0.0
         self.minimum, self.maximum = np.inf, -np.inf
         self.lows: list[np.ndarray] = []
@@ -221,12 +203,20 @@ class _Tally:
         self.first_frozen = -1
         self.last: _Frames | None = None
 
-    def add(self, values_NP: np.ndarray) -> None:
-        """Take in the next fields."""
+    def add(self, values_NP: np.ndarray, filled_NP: np.ndarray | None) -> None:
+        """Take in the next fields; of values that were filled the number only."""
+        has_filled_N = np.zeros(len(values_NP), bool)
+        if filled_NP is not None:
+            self.filled = self.filled or 0
+        if filled_NP is not None and filled_NP.any():
+            filled_NP = filled_NP & np.isfinite(values_NP)
+            self.filled = (self.filled or 0) + int(filled_NP.sum())
+            has_filled_N |= filled_NP.any(axis=1)
+            values_NP = np.where(filled_NP, np.float32(np.nan), values_NP)
         frames, total = self._measure(values_NP)
         self.count += int(frames.count_N.sum())
         self.total += total
-        self.empty += int((frames.count_N == 0).sum())
+        self.empty += int(((frames.count_N == 0) & ~has_filled_N).sum())
         self.minimum = min(self.minimum, float(frames.low_N.min()))
         self.maximum = max(self.maximum, float(frames.high_N.max()))
         self.lows.append(frames.low_N)
@@ -296,7 +286,8 @@ class _Tally:
             "maximum": self.maximum if self.count else np.nan,
             "mean": self.total / self.count if self.count else np.nan,
             "values": self.count,
-            "missing_share": 1 - self.count / size if size else 0.0,
+            "missing_share": 1 - (self.count + (self.filled or 0)) / size if size else 0.0,
+            "filled_share": None if self.filled is None else self.filled / size if size else 0.0,
             "infinities": self.infinities,
             "empty_times": self.empty,
             "unobserved_points": self.points - int(self.observed_P.sum()),

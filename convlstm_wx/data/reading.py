@@ -8,11 +8,12 @@ projection's y and x, ascending, in the file's units (m, km, degrees of a rotate
 "1" where the file has none). Two coordinates latitude and longitude (lat, lon), in degrees and without a jump, tell
 where the points are; :func:`is_projected` tells the two kinds apart. Its cells are taken as equal in area.
 
-Where values of a variable X were filled in, a coordinate X_filled on its dimensions says so: 0 observed, 1 filled.
+Where a file has a mask of a variable X, a coordinate X_filled on the dimensions of X says it: 0 observed, 1 filled.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from convlstm_wx.data.axes import (
     missing_axis,
 )
 from convlstm_wx.data.combining import combine
-from convlstm_wx.data.flags import flag_name, flags_of, is_flag, observed_only
+from convlstm_wx.data.flags import as_coordinates, observed_only
 from convlstm_wx.data.locations import Location, describe, expand, open_raw, unreadable
+from convlstm_wx.data.masks import Masking, claims_of, flagged, is_on_the_grid, owners_of
+from convlstm_wx.data.meanings import FLAG_MASKS, FLAG_VALUES
 from convlstm_wx.data.projection import Mesh, axis_attributes, make_mesh, row_order
 from convlstm_wx.data.times import check_increasing, decode_leads, decode_times, mended_order
 from convlstm_wx.errors import DataError
@@ -61,9 +64,13 @@ _CHUNK_BYTES = 8e6  # of a variable whose dimensions are put into another order
 _SPREAD = "realization: standard_deviation"
 _MOST_TEXTS = 4  # of one attribute that are handed on, where several files say different things
 _COUNTS = ("unsorted_times", "duplicate_times")
+_FLAGS = (FLAG_VALUES, FLAG_MASKS)
+_MASKS_AS_THEY_ARE = Masking()
 
 
-def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Dataset:
+def open_dataset(
+    paths: Sequence[str | Path], *, mend: bool = False, masking: Masking = _MASKS_AS_THEY_ARE
+) -> xr.Dataset:
     """Open NetCDF files, globs, Zarr folders and addresses of Zarr stores as one lazy dataset in canonical form.
 
     Several files are put together by period, by variable or by level.
@@ -71,23 +78,25 @@ def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Datas
     Args:
         paths: files, patterns, Zarr folders, and addresses (https, http, gs, s3, file), mixed as need be.
         mend: sort times that are not in order, and keep the first of those that occur twice.
+        masking: which variables to leave out, and what is known of masks.
 
     Returns:
         Variables (time, [level,] lat, lon), and static fields (lat, lon), each with attrs["units"] ("1" where the file
         has none). attrs: "source", the file names; "lat_descending", 1 where latitude descends in the (first) file
         with a time; "axis_names", what its axes are called there; "calendar" of its dates, None where it names none;
         "unsorted_times" and "duplicate_times", how many were mended; "texts", the files' own global attributes that are
-        texts (licence, history ...), where there are any. Several files and Zarr are backed by dask, a single file by
-        the file itself.
+        texts (licence, history ...), "masks", how masks are read, and "ignored", what is left out, where there are any.
+        Several files and Zarr are backed by dask, a single file by the file itself.
 
     Raises:
         DataError: for whatever is missing, unreadable, unsorted or does not fit together.
     """
     locations = expand([paths] if isinstance(paths, str | Path) else paths)
     several = len(locations) > 1
-    parts = [_open_canonical(location, ("time",), several=several, mend=mend) for location in locations]
     source = describe(locations)
-    dataset = combine(parts, source, mend=mend) if several else parts[0]
+    raw = [_open_canonical(location, ("time",), several=several, mend=mend, masking=masking) for location in locations]
+    parts, read = flagged(raw, masking, source)
+    dataset = as_coordinates(combine(parts, source, mend=mend) if several else parts[0], read.get("masks", ()))
     if "time" not in dataset.dims:
         names = ", ".join(map(str, dataset.data_vars))
         raise DataError(f"{source}: holds static fields only ({names}); needed are variables with a time")
@@ -95,7 +104,7 @@ def open_dataset(paths: Sequence[str | Path], *, mend: bool = False) -> xr.Datas
     first = next(part for part in parts if "time" in part.dims)
     about = {name: first.attrs[name] for name in ("lat_descending", "axis_names", "calendar")}
     texts = _said_by_all([part.attrs["texts"] for part in parts])
-    dataset.attrs = {"source": source, **about, **kept} | ({"texts": texts} if texts else {})
+    dataset.attrs = {"source": source, **about, **kept, **read} | ({"texts": texts} if texts else {})
     if is_projected(dataset):
         logger.info("%s: a projected grid; its cells are taken as equal in area", source)
     return dataset
@@ -114,13 +123,18 @@ def open_forecast(path: str | Path) -> xr.Dataset:
     dataset = _open_canonical(expand([path])[0], ("init_time", "lead_time"))
     # The spread of an ensemble, beside its mean, is no forecast.
     spreads = [name for name, field in dataset.data_vars.items() if _SPREAD in field.attrs.get("cell_methods", "")]
-    dataset = dataset.drop_vars(spreads)
+    claims = dataset.attrs.pop("claims").items()
+    masks = [name for name, claim in claims if claim.is_flag or not claim.is_field]
+    dataset = dataset.drop_vars([*spreads, *masks])
+    del dataset.attrs["ignored"]
     valid_times = dataset["init_time"].values[:, None] + dataset["lead_time"].values
     dataset.coords["valid_time"] = (("init_time", "lead_time"), valid_times, _AXIS_ATTRIBUTES["time"])
     return dataset
 
 
-def adopt_dataset(dataset: xr.Dataset, name: str = "the dataset") -> xr.Dataset:
+def adopt_dataset(
+    dataset: xr.Dataset, name: str = "the dataset", *, masking: Masking = _MASKS_AS_THEY_ARE
+) -> xr.Dataset:
     """A dataset that xarray has opened already, in the form of :func:`open_dataset`, as lazy as it came.
 
     Raises:
@@ -133,10 +147,12 @@ def adopt_dataset(dataset: xr.Dataset, name: str = "the dataset") -> xr.Dataset:
         raw[key] = xr.conventions.encode_cf_variable(dataset[key].variable.to_base_variable(), name=key)
     texts = {str(key): text for key, text in raw.attrs.items() if isinstance(text, str) and text.strip()}
     try:
-        canonical = _canonical(raw, ("time",), False, False)
+        canonical = _canonical(raw, ("time",), False, False, masking).assign_attrs(source=name)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    return canonical.assign_attrs(source=name, **({"texts": texts} if texts else {}))
+    (canonical,), read = flagged([canonical], masking, name)
+    canonical = as_coordinates(canonical, read.get("masks", ()))
+    return canonical.assign_attrs(**read, **({"texts": texts} if texts else {}))
 
 
 def _holds_dates(variable: xr.Variable) -> bool:
@@ -176,12 +192,17 @@ def describe_step(step: np.timedelta64) -> str:
 
 
 def _open_canonical(
-    location: Location, time_axes: Sequence[str], *, several: bool = False, mend: bool = False
+    location: Location,
+    time_axes: Sequence[str],
+    *,
+    several: bool = False,
+    mend: bool = False,
+    masking: Masking = _MASKS_AS_THEY_ARE,
 ) -> xr.Dataset:
     raw = open_raw(location, with_dask=several or location.is_store)
     try:
         texts = {str(name): text for name, text in raw.attrs.items() if isinstance(text, str) and text.strip()}
-        return _canonical(raw, time_axes, several, mend).assign_attrs(source=location.name, texts=texts)
+        return _canonical(raw, time_axes, several, mend, masking).assign_attrs(source=location.name, texts=texts)
     except DataError as error:
         raise DataError(f"{location.name}: {error}") from error
     except (OSError, RuntimeError) as error:
@@ -197,13 +218,20 @@ def _said_by_all(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: "\n".join(texts) for name, texts in said.items() if len(texts) <= _MOST_TEXTS}
 
 
-def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool, mend: bool) -> xr.Dataset:
-    """One file in canonical form; one of several may be without a time and hold static fields."""
+def _canonical(
+    dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bool, mend: bool, masking: Masking
+) -> xr.Dataset:
+    """One file in canonical form; one of several may be without a time and hold static fields.
+
+    Masks are variables yet, on some of the dimensions; attrs "claims" and "ignored" say what may be one, and what was
+    left out.
+    """
     for variable in dataset.variables.values():
-        variable.attrs = {key: value for key, value in variable.attrs.items() if isinstance(value, str)}
+        kept = {key: value for key, value in variable.attrs.items() if isinstance(value, str) or key in _FLAGS}
+        variable.attrs = kept
     dataset = _merge_expver(_under_own_names(dataset))
     axes, mesh = _find_axes(dataset, time_axes, one_of_several)
-    fields = _fields(dataset, axes, mesh)
+    fields, masks = _fields(dataset, axes, mesh, masking)
     order, values, counts = _order_and_values(axes, mesh, mend)
     attributes = dict(_AXIS_ATTRIBUTES)
     if mesh is not None:
@@ -218,6 +246,7 @@ def _canonical(dataset: xr.Dataset, time_axes: Sequence[str], one_of_several: bo
         "axis_names": {axis: str(found.name) for axis, found in axes.items()},
         "calendar": axes["time"].attrs.get("calendar") if "time" in axes else None,
         **counts,
+        **masks,
     }
     return fields.drop_encoding()
 
@@ -268,30 +297,37 @@ def _find_axes(
     return axes, mesh
 
 
-def _fields(dataset: xr.Dataset, axes: Mapping[str, xr.DataArray], mesh: Mesh | None) -> xr.Dataset:
-    """The variables on the grid, their dimensions named and ordered canonically, with the flags of filled values."""
+def _fields(
+    dataset: xr.Dataset, axes: Mapping[str, xr.DataArray], mesh: Mesh | None, masking: Masking
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """The variables on the grid and their masks, dimensions named and ordered canonically; "claims" and "ignored"."""
     names = {values.dims[0]: axis for axis, values in axes.items() if values.dims}
     taken = {*axes, *(values.name for values in axes.values())}
     if mesh is not None:
         taken |= {"latitude", "longitude", mesh.latitude.name, mesh.longitude.name}
+    ignored = [str(name) for name in dataset.variables if name not in taken and masking.ignores(str(name))]
+    claims = {name: claim for name, claim in claims_of(dataset).items() if name not in {*taken, *ignored}}
     kept, refused = {}, []
     for name, field in dataset.data_vars.items():
-        if is_flag(dataset, name):
-            continue
         reason = "an axis" if name in taken else _why_not_a_field(field, names, axes)
+        if name in ignored or (reason and name in claims):
+            continue
         if reason is None:
-            kept[name] = _field(field, names, axes)
+            kept[str(name)] = _field(field, names, axes)
         else:
             refused.append(f"'{name}' {reason}")
             logger.log(logging.WARNING if "more than one" in reason else logging.DEBUG, "left out: %s", refused[-1])
     if not kept:
         reasons = "; ".join(refused[:4]) or "there are no variables at all"
         raise DataError(f"no variable on (time, latitude, longitude) to use: {reasons}")
-    flags = {name: _field(field, names, axes) for name, field in flags_of(dataset, kept).items()}
-    for name, flag in flags.items():
-        if flag.dims != kept[name].dims:
-            raise DataError(f"'{flag_name(name)}' flags filled values, but is not on the dimensions of '{name}'")
-    return xr.Dataset(kept).assign_coords({flag_name(name): flag for name, flag in flags.items()})
+    may_be = {name: replace(claim, is_field=name in kept) for name, claim in claims.items()}
+    masks = {
+        name: _field(dataset[name], names, axes)
+        for name, claim in may_be.items()
+        if not claim.is_field and is_on_the_grid(dataset[name], names, owners_of(name, claim, kept))
+    }
+    claims = {name: claim for name, claim in may_be.items() if claim.is_field or name in masks}
+    return xr.Dataset(kept | masks), {"claims": claims, "ignored": ignored}
 
 
 def _why_not_a_field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.DataArray]) -> str | None:

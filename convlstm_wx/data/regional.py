@@ -19,6 +19,7 @@ from convlstm_wx.data.account import Account
 from convlstm_wx.data.cache import Cache, open_array, read_entries, write_entries
 from convlstm_wx.data.channels import flagged_channels, static_fields, static_names
 from convlstm_wx.data.coarsening import block_means, coarse_places
+from convlstm_wx.data.flags import Mark
 from convlstm_wx.data.forcings import Forcings
 from convlstm_wx.data.normalise import Statistics, StatisticsFit
 from convlstm_wx.data.pieces import positions, read_pieces
@@ -51,6 +52,7 @@ class RegionInput:
         paths: the files behind the data, for the key of a cache.
         data: canonical, cut to the box.
         channels: those to read.
+        ignored: of :class:`~convlstm_wx.data.spec.RegionSpec`.
         coarsen: N for means over N x N points of the data.
     """
 
@@ -60,6 +62,7 @@ class RegionInput:
     paths: tuple[str, ...]
     data: xr.Dataset
     channels: tuple[Channel, ...]
+    ignored: tuple[str, ...] = ()
     coarsen: int = 1
 
     @cached_property
@@ -90,6 +93,11 @@ class RegionInput:
         """Units and names of each variable."""
         return {name: _kept_attributes(self.data[name]) for name in dict.fromkeys(c.variable for c in self.channels)}
 
+    @property
+    def masks(self) -> tuple[Mark, ...]:
+        """How masks of its variables are read."""
+        return tuple(mark for mark in self.data.attrs.get("masks", ()) if mark.variable in self.attributes)
+
     @contextmanager
     def named(self) -> Iterator[None]:
         """What is wrong with these data names them."""
@@ -119,6 +127,7 @@ def prepare(
         "training": training_N,
         "grid": [each.places["lat"].values.tolist(), each.places["lon"].values.tolist()],
         "static": static_fields(each.places),
+        "masks": [mark.to_dict() for mark in each.masks],
         "texts": each.data.attrs.get("texts", {}),  # of a store on the net all that tells of new values
         "packed": packed,
     }
@@ -184,9 +193,11 @@ def _build(
         flagged = flagged_channels(data, channels)
         filled_NM = np.zeros((len(times), len(flagged)), bool)
 
-        def survey_file(piece: slice, block: np.ndarray) -> None:
-            for index in range(len(channels)):
-                survey.add(index, block[there_N[piece], index])
+        def survey_file(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
+            rows = there_N[piece]
+            for index, channel in enumerate(channels):
+                filled = flags[rows, flagged.index(channel)] if channel in flagged else None
+                survey.add(index, block[rows, index], filled)
 
         def fit_statistics(piece: slice, block: np.ndarray, flags: np.ndarray) -> None:
             fit.add(piece, _observed_only(block, flags, channels, flagged))
@@ -222,24 +233,24 @@ def _read(
     times: np.ndarray,
     allocate: Allocate,
     most_bytes: int,
-    look_at_file: Callable[[slice, np.ndarray], None] = lambda piece, block: None,
+    look_at_file: Look = lambda piece, block, flags: None,
     look: Look = lambda piece, block, flags: None,
 ) -> tuple[Array, Array]:
-    """Values [N, C, H, W] with missing and infinite as NaN, and which are filled [N, M, H, W].
+    """Values [N, C, H, W] with missing and infinite as NaN, and the bits of which are filled [N, M, H, W / 8].
 
     Each piece is shown to `look_at_file` as the file has it, and to `look` on the grid of the network.
     """
     shape, flagged = each.shape(times), flagged_channels(each.data, each.channels)
     values = allocate("values", np.float32, shape)
-    filled = allocate("filled", bool, (shape[0], len(flagged), *shape[2:]))
+    filled = allocate("filled", np.uint8, (shape[0], len(flagged), shape[2], -(-shape[3] // 8)))
     pieces = read_pieces(each.data, each.channels, times, most_bytes=most_bytes, label=f"reading the {each.kind}")
     for piece, block, flags in pieces:
-        look_at_file(piece, block)
+        look_at_file(piece, block, flags)
         if each.coarsen > 1:
             block, flags = _coarsened(each, block, flags, [each.channels.index(channel) for channel in flagged])
         look(piece, block, flags)
         block[~np.isfinite(block)] = np.nan
-        values[piece], filled[piece] = block, flags
+        values[piece], filled[piece] = block, np.packbits(flags, axis=-1)
     return values, filled
 
 
@@ -276,8 +287,10 @@ def _observed_only(
 
 
 def _region(each: RegionInput, statistics: Statistics) -> RegionSpec:
-    grid = Grid.from_dataset(each.places)
-    return RegionSpec(each.box, each.files, grid, statistics, static_names(each.places), each.attributes, each.coarsen)
+    grid, names = Grid.from_dataset(each.places), static_names(each.places)
+    return RegionSpec(
+        each.box, each.files, grid, statistics, names, each.attributes, each.masks, each.ignored, each.coarsen
+    )
 
 
 def _forcings(data: xr.Dataset) -> Forcings:
@@ -293,7 +306,7 @@ def _normalise(
     most_bytes: int,
 ) -> tuple[Source, np.ndarray]:
     """In place; missing becomes 0, beside a mask where training had gaps, else an incomplete time."""
-    values_NCHW, filled_NMHW = arrays
+    values_NCHW, filled_bits = arrays
     gaps = statistics.gaps_C
     observed_NMHW = allocate("observed", bool, (len(times), int(gaps.sum()), *values_NCHW.shape[2:]))
     complete = np.empty(len(times), bool)
@@ -308,7 +321,8 @@ def _normalise(
         complete[piece] = known[:, ~gaps].all(axis=(1, 2, 3)) & np.all(known.any(axis=(2, 3)), axis=1)
         values[~known] = 0
         values_NCHW[piece] = values
+        flags = np.unpackbits(filled_bits[piece], axis=-1, count=values.shape[-1]).astype(bool)
         for place, channel in enumerate(flagged):
-            known[:, each.channels.index(channel)] &= ~filled_NMHW[piece][:, place]
+            known[:, each.channels.index(channel)] &= ~flags[:, place]
         observed_NMHW[piece] = known[:, gaps]
     return Source(values_NCHW, observed_NMHW, _forcings(each.places)), complete

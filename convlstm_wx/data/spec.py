@@ -10,7 +10,9 @@ import xarray as xr
 from convlstm_wx.conventions import Channel, normalise_units
 from convlstm_wx.data.channels import static_names
 from convlstm_wx.data.coarsening import coarse_places
+from convlstm_wx.data.flags import Mark
 from convlstm_wx.data.forcings import Forcings
+from convlstm_wx.data.masks import Masking
 from convlstm_wx.data.normalise import Statistics
 from convlstm_wx.data.reading import describe_step, source_of, time_step
 from convlstm_wx.data.regions import Grid, Region, row_weights, select_region
@@ -31,6 +33,8 @@ class RegionSpec:
         statistics: of its channels in training.
         static_names: its fields without a time.
         attributes: units and names of each variable, as the file has them.
+        masks: how masks of its variables were read; None in checkpoints of earlier versions.
+        ignored: names and patterns of variables that were left out.
         coarsen: N for means over N x N points of the data.
     """
 
@@ -40,6 +44,15 @@ class RegionSpec:
     statistics: Statistics
     static_names: tuple[str, ...]
     attributes: Attributes
+    masks: tuple[Mark, ...] | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def masking(self) -> Masking:
+        """How another file is to be read, so that its masks mean the same as in training."""
+        names = (*self.attributes, *self.static_names)
+        return Masking(self.ignored, wanted=tuple(self.attributes), fields=names, marks=self.masks or ())
+
     coarsen: int = 1
 
     @property
@@ -65,6 +78,8 @@ class RegionSpec:
             "statistics": self.statistics.to_dict(),
             "static_names": list(self.static_names),
             "attributes": self.attributes,
+            "masks": None if self.masks is None else [mark.to_dict() for mark in self.masks],
+            "ignored": list(self.ignored),
             "coarsen": self.coarsen,
         }
 
@@ -78,6 +93,8 @@ class RegionSpec:
             statistics=Statistics.from_dict(entries["statistics"]),
             static_names=tuple(entries["static_names"]),
             attributes=entries["attributes"] if attributes is None else attributes,
+            masks=None if entries.get("masks") is None else tuple(Mark.from_dict(mark) for mark in entries["masks"]),
+            ignored=tuple(entries.get("ignored", ())),
             coarsen=entries.get("coarsen", 1),
         )
 
@@ -175,9 +192,14 @@ class DataSpec:
         )
 
     @property
+    def upstream_of_files(self) -> list[RegionSpec]:
+        """The upstream regions that are not part of the main data."""
+        return [region for region in self.upstream if region.files]
+
+    @property
     def upstream_files(self) -> list[tuple[str, ...]]:
-        """The files of the upstream regions that are not part of the main data."""
-        return [region.files for region in self.upstream if region.files]
+        """The files of those upstream regions."""
+        return [region.files for region in self.upstream_of_files]
 
     def region_data(self, dataset: xr.Dataset, upstream: Sequence[xr.Dataset] = ()) -> list[xr.Dataset]:
         """For the target and each upstream region the dataset that it is read from, not yet cut to its box.
@@ -211,6 +233,7 @@ class DataSpec:
                 ("units", self.units(), now.units()),
                 ("static fields", self.target.static_names, now.target.static_names),
                 ("upstream regions", _boxes(self.upstream), _boxes(now.upstream)),
+                ("observed values of masks", _masks(self, now), _masks(now, self)),
                 ("--upstream-coarsen", _coarsening(self.upstream), _coarsening(now.upstream)),
                 ("time step", [describe_step(self.step)], [describe_step(now.step)]),
                 ("--input-steps", [str(self.input_steps)], [str(now.input_steps)]),
@@ -253,6 +276,12 @@ def _coarsening(regions: Sequence[RegionSpec]) -> list[str]:
 def _names(regions: Sequence[RegionSpec]) -> list[str]:
     """Of the channels, region by region."""
     return [channel.name for region in regions for channel in region.statistics.channels]
+
+
+def _masks(spec: DataSpec, other: DataSpec) -> list[str]:
+    """How masks are read, region by region, where both descriptions say it."""
+    pairs = zip((spec.target, *spec.upstream), (other.target, *other.upstream))
+    return [str(mark) for mine, its in pairs if its.masks is not None for mark in mine.masks or ()]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from convlstm_wx.conventions import recognise
-from convlstm_wx.data.reading import is_projected, source_of
+from convlstm_wx.data.reading import is_projected, observed_only, source_of
 from convlstm_wx.data.regions import TOLERANCE_DEG, Grid, Region, select_region, spacing
 from convlstm_wx.errors import ConfigError, DataError
 
@@ -159,7 +159,7 @@ def _mean_zonal_wind(part: xr.Dataset, times_mask: np.ndarray) -> tuple[str, flo
     if "level" in field.dims:
         field = field.isel(level=int(np.abs(field["level"].values - STEERING_HPA).argmin()))
         label = f"'{name}' at {float(field['level']):g} hPa"
-    mean = _mean_over(field, times_mask)
+    mean = _mean_over(observed_only(field), times_mask)
     return None if np.isnan(mean) else (label, mean)
 
 

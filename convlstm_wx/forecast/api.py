@@ -10,6 +10,7 @@ import xarray as xr
 
 from convlstm_wx.checkpoint import Checkpoint, checkpoints_of, load_checkpoint
 from convlstm_wx.config import SPREADS
+from convlstm_wx.data.masks import Masking, same_masking
 from convlstm_wx.data.reading import adopt_dataset, open_dataset
 from convlstm_wx.data.spec import DataSpec
 from convlstm_wx.device import DevicePolicy, choose_device
@@ -116,7 +117,7 @@ class Forecaster:
         _check_at_least(0, seed=seed, perturbation=perturbation)
         if spread not in SPREADS:
             raise ConfigError(f"spread={spread}: must be one of {', '.join(SPREADS)}")
-        dataset = _open(data)
+        dataset = _open(data, same_masking([each.spec.target.masking for each in self.checkpoints]))
         trained = [Trained(each, _open_upstream(each.spec, upstream)) for each in self.checkpoints]
         forecast = assemble(
             trained,
@@ -139,15 +140,18 @@ def _check_at_least(lowest: int, **arguments: float | None) -> None:
             raise ConfigError(f"{name}={value}: must be at least {lowest}")
 
 
-def _open(data: Data) -> xr.Dataset:
-    return adopt_dataset(data) if isinstance(data, xr.Dataset) else open_dataset(data)  # type: ignore[arg-type]
+def _open(data: Data, masking: Masking) -> xr.Dataset:
+    if isinstance(data, xr.Dataset):
+        return adopt_dataset(data, masking=masking)
+    return open_dataset(data, masking=masking)  # type: ignore[arg-type]
 
 
 def _open_upstream(spec: DataSpec, given: Sequence[Data] | None) -> list[xr.Dataset]:
     wanted = spec.upstream_files
     if given is not None and len(given) != len(wanted):
         raise ConfigError(f"upstream: {len(given)} given, but training read {len(wanted)} from files of their own")
-    return [_open(data) for data in (wanted if given is None else given)]
+    regions = spec.upstream_of_files
+    return [_open(data, region.masking) for data, region in zip(wanted if given is None else given, regions)]
 
 
 def _texts(init_time: Time | Sequence[Time]) -> list[str]:

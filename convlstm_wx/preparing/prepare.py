@@ -17,8 +17,10 @@ import xarray as xr
 from tqdm import tqdm
 
 from convlstm_wx import __version__
+from convlstm_wx.config import parse_mask_values
 from convlstm_wx.data.account import finite_or_none
 from convlstm_wx.data.flags import flag_name
+from convlstm_wx.data.masks import Masking, check_names
 from convlstm_wx.data.reading import is_projected, open_dataset, source_of
 from convlstm_wx.data.regions import Region, row_weights
 from convlstm_wx.data.wind import directions, with_components
@@ -52,6 +54,8 @@ class Request:
         start, end: times as the user writes them, None for all.
         derive: ("u", "v") to put wind components in place of the wind direction, else empty.
         rules: what is done to the values.
+        ignore_variables: names and patterns of variables and masks to leave out.
+        mask_values: entries as of --mask-values.
     """
 
     paths: tuple[str, ...]
@@ -62,10 +66,14 @@ class Request:
     end: str | None = None
     derive: tuple[str, ...] = ()
     rules: Rules = field(default_factory=Rules)
+    ignore_variables: tuple[str, ...] = ()
+    mask_values: tuple[str, ...] = ()
 
     def open(self) -> xr.Dataset:
         """The part asked for, lazily; times sorted, duplicates dropped, with their counts in attrs."""
-        dataset = open_dataset(self.paths, mend=True)
+        masking = Masking(self.ignore_variables, parse_mask_values(self.mask_values), wanted=self.variables)
+        dataset = open_dataset(self.paths, mend=True, masking=masking)
+        check_names(masking, [dataset])
         part = select(
             dataset,
             variables=self.variables,

@@ -17,7 +17,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from convlstm_wx.conventions import Channel
-from convlstm_wx.data.reading import is_projected, time_step
+from convlstm_wx.data.reading import is_projected, observed_only, time_step
 from convlstm_wx.data.regions import row_weights
 from convlstm_wx.files import make_folder, replacing
 from convlstm_wx.report.maps import Look, corners, degree_axes
@@ -74,7 +74,7 @@ def draw_all(folder: Path, dataset: xr.Dataset, channels: Sequence[Channel]) -> 
 
 def overviews(dataset: xr.Dataset, channels: Sequence[Channel]) -> Iterator[Overview]:
     """The overview of each of one variable's channels, from one pass over its values in bounded memory."""
-    field = dataset[channels[0].variable]
+    field = observed_only(dataset[channels[0].variable])
     field = field.sel(level=[c.level for c in channels]) if "level" in field.dims else field.expand_dims("level", 1)
     weights_H1 = row_weights(dataset)[:, None]
     total = np.zeros(field.shape[1:])
