@@ -105,6 +105,18 @@ def test_errors_stand_beside_persistence_and_files_have_every_lead():
     assert tables(found)["rmse.csv"].splitlines()[20] == "a,1,2,t2m,K,60,9,20"
 
 
+def test_of_many_channels_the_table_has_some_of_each_variable_and_the_files_all():
+    names = [*(f"z@{level}hPa" for level in (100, 200, 300, 400, 500, 600, 700, 850, 1000)), "tp"]
+    many = {"units": dict.fromkeys(names, "m"), "lead_hours": [6.0]}
+    many |= {key: {name: [1.0] for name in names} for key in ("rmse", "persistence_rmse")}
+    found = compared([result("a", 0, 1.0, **many)], A)
+    text = markdown("e", found, [])
+    shown = [line.split(",")[0].removeprefix("| ") for line in text.splitlines() if " m " in line.partition("|")[2]]
+    assert shown == [name for name in names if name not in ("z@700hPa", "z@1000hPa")]
+    assert "mean over the seeds; 8 of 10 channels, rmse.csv has all:" in text
+    assert len(tables(found)["rmse.csv"].splitlines()) == 11
+
+
 def test_held_out_scores_stand_apart():
     rows = [
         {"channel": "t2m", "units": "K", "lead_hours": "24", "system": system, "rmse": rmse}

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from convlstm_wx.conventions import Channel
+from convlstm_wx.text import MOST_CHANNELS, choose_some
+
 LIKE_PERSISTENCE = 0.02  # beyond it losses are of other windows or of another kind, and say nothing of each other
 MOST_LEADS = 6  # of a table to read; the CSV has all
 
@@ -117,7 +120,7 @@ def markdown(title: str, variants: Sequence[Variant], remarks: Sequence[str]) ->
     if variants:
         parts += ["## Validation: to choose by", _table(_loss_rows(variants)), *_notes(variants)]
         parts += [
-            "RMSE over the validation windows at the best epoch, mean over the seeds:",
+            f"RMSE over the validation windows at the best epoch, mean over the seeds{_left_out(variants)}:",
             _table(_rmse_rows(variants)),
         ]
     if any(each.held_out for variant in variants for each in variant.results):
@@ -191,15 +194,26 @@ def _notes(variants: Sequence[Variant]) -> Iterator[str]:
 
 
 def _rmse_rows(variants: Sequence[Variant]) -> Iterator[Sequence[str]]:
-    """A row for each channel and some lead times, a column for each variant."""
+    """A row for each channel, or for some of many, and some lead times; a column for each variant."""
     first = variants[0].results[0]
     yield ["variable", "lead time", "persistence", *(each.name for each in variants)]
-    for name, unit in first.units.items():
+    for name in _some(first.units):
+        unit = first.units[name]
         for place in _shown(len(first.lead_hours)):
             hours = first.lead_hours[place]
             cells = [_mean([_at(one.rmse, one, name, hours) for one in each.results]) for each in variants]
             rival = _mean([_at(first.persistence_rmse, first, name, hours)])
             yield [f"{name}, {unit}", f"+{hours:g} h", rival, *cells]
+
+
+def _some(names: Iterable[str]) -> list[str]:
+    """All channels, or of many some of each variable."""
+    return [channel.name for channel in choose_some([Channel.parse(name) for name in names], MOST_CHANNELS)]
+
+
+def _left_out(variants: Sequence[Variant]) -> str:
+    names = variants[0].results[0].units
+    return f"; {MOST_CHANNELS} of {len(names)} channels, rmse.csv has all" if len(names) > MOST_CHANNELS else ""
 
 
 def _shown(leads: int) -> list[int]:
@@ -222,14 +236,14 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def _held_out_rows(variants: Sequence[Variant]) -> Iterator[Sequence[str]]:
-    """A row for each channel and some lead times; the rivals are those of the first run that was evaluated."""
+    """As for validation; the rivals are those of the first run that was evaluated."""
     scored = [each for each in variants if any(one.held_out for one in each.results)]
     tables = {each.name: [_by_place(one.held_out) for one in each.results if one.held_out] for each in scored}
     first = tables[scored[0].name][0]
     rivals = list(dict.fromkeys(system for *_, system in first if system != "model"))
     yield ["variable", "lead time", *(name.replace("_", " ") for name in rivals), *tables]
     places = list(dict.fromkeys(place[:-1] for place in first))
-    for name in dict.fromkeys(channel for channel, _, _ in places):
+    for name in _some(dict.fromkeys(channel for channel, _, _ in places)):
         own = [place for place in places if place[0] == name]
         for place in (own[shown] for shown in _shown(len(own))):
             cells = [_mean([first.get((*place, rival))]) for rival in rivals]
