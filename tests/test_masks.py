@@ -8,6 +8,7 @@ import xarray as xr
 
 from convlstm_wx.data.masks import Masking, same_masking
 from convlstm_wx.data.meanings import meaning_of
+from convlstm_wx.data.polarity import Look
 from convlstm_wx.data.reading import adopt_dataset, observed_only, open_dataset
 from convlstm_wx.errors import CheckpointError, DataError
 
@@ -421,6 +422,26 @@ def test_what_is_ignored_is_left_out_and_the_masks_of_it_too(opened):
     assert list(found.data_vars) == ["t2m", "d2m"]
     assert found.attrs["ignored"] == ("t2m_mask", "d2m_mask")
     assert not [name for name in found.coords if str(name).endswith("_filled")]
+
+
+def test_the_mask_of_a_variable_that_cannot_be_used_is_no_variable(opened):
+    members = weather(fill=None).expand_dims(number=3).rename(t2m="msl")
+    dataset = opened(members.assign(t2m=weather(fill=None)["t2m"], msl_mask=masked()["t2m_mask"]))
+    assert list(dataset.data_vars) == ["t2m"]
+
+
+def test_a_bounded_number_of_times_is_looked_at_from_the_first_to_the_last(monkeypatch):
+    dataset = masked().assign_attrs(claims={}, ignored=(), refused=())
+    long = xr.concat([dataset.assign_coords(time=dataset["time"] + number * 40 * DAY) for number in range(25)], "time")
+    taken = [mask for mask, _ in Look([long], "t2m_mask", "t2m").pairs()]
+    assert {mask.shape for mask in taken} == {(8, 1, 4, 5)}
+    assert len(taken) == 16
+    np.testing.assert_array_equal(taken[0][:, 0], long["t2m_mask"][:8])
+    np.testing.assert_array_equal(taken[-1][:, 0], long["t2m_mask"][-8:])
+    levels = long.expand_dims(level=np.arange(12.0), axis=1)
+    monkeypatch.setattr("convlstm_wx.data.polarity.LOOK_BYTES", 3 * 16 * 4 * 20 * 4)
+    fewer = [field for _, field in Look([levels], "t2m_mask", "t2m").pairs()]
+    assert {field.shape for field in fewer} == {(3, 4, 4, 5)}  # of a large grid some levels only
 
 
 # Known from training

@@ -174,7 +174,8 @@ def _masks_in(parts: Sequence[xr.Dataset], masking: Masking) -> Iterator[_Mask]:
     claims: dict[str, Claim] = {}
     for part in parts:
         claims = part.attrs["claims"] | claims
-    names = [str(name) for part in parts for name in (*part.attrs["ignored"], *part.data_vars)]
+    left_out = [name for part in parts for name in (*part.attrs["ignored"], *part.attrs["refused"])]
+    names = [*left_out, *(str(name) for part in parts for name in part.data_vars)]
     there = {name: name for name in names if name not in claims or claims[name].is_field}
     known = {*masking.values, *(mark.mask for mark in masking.marks)}
     for name, claim in claims.items():
@@ -214,7 +215,8 @@ def flagged(
     """Files with flags in the place of masks, and the attributes "masks" and "ignored" that say what became of them.
 
     Args:
-        parts: canonical, with what :func:`claims_of` found in attrs["claims"], and attrs["ignored"].
+        parts: canonical; attrs["claims"]: of :func:`claims_of`; attrs["ignored"], attrs["refused"]: names of what the
+            user leaves out, and of what cannot be used.
         masking: what is known or wanted.
         source: the name of all files, for messages.
 
@@ -229,7 +231,8 @@ def flagged(
         claims = part.attrs["claims"]
         idle = [name for name in claims if name not in of_variables and (name in masks or not claims[name].is_field)]
         bare = part.drop_vars(idle)
-        bare.attrs = {name: value for name, value in part.attrs.items() if name not in ("claims", "ignored")}
+        for name in ("claims", "ignored", "refused"):
+            del bare.attrs[name]
         try:
             made.append(with_flags(bare, marks))
         except DataError as error:
