@@ -228,6 +228,7 @@ def test_a_run_is_resumed_with_the_same_masks_only(folder, tmp_path, capsys):
             "--ignore-variables cape",
             "--ignore-variables cape: no such variable in filled.nc; there are t2m, tp, t2m_mask",
         ),
+        ("--variables tp_mask t2m tp", "no variable tp_mask (a mask of tp); the file has t2m, tp. Check --variables."),
         ("--ignore-variables t* --variables tp", "--ignore-variables t*: another option asks for 'tp'; drop one"),
         (
             "--ignore-variables tp --target-variables tp",

@@ -5,9 +5,12 @@ import logging
 import numpy as np
 import pytest
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from convlstm_wx.data.masks import Masking, same_masking
 from convlstm_wx.data.meanings import meaning_of
+from convlstm_wx.data.polarity import Look
 from convlstm_wx.data.reading import adopt_dataset, observed_only, open_dataset
 from convlstm_wx.errors import CheckpointError, DataError
 
@@ -109,7 +112,7 @@ def test_what_belongs_to_nothing_or_holds_weather_stays_a_variable(opened):
         t2m_quality=(DIMS, np.where(gaps(), 0.25, 0.75)),
         error_of_t2m=(DIMS, zeros_and_ones),
     )
-    dataset["t2m"].attrs["ancillary_variables"] = "error_of_t2m"  # not a flag by its attributes
+    dataset["t2m"].attrs["ancillary_variables"] = "error_of_t2m"  # not a flag by attributes
     found = opened(dataset)
     assert set(found.data_vars) == set(dataset.data_vars)
     assert "t2m_filled" not in found.coords
@@ -212,7 +215,7 @@ def test_what_the_attributes_say_outweighs_the_data(opened, caplog):
     caplog.set_level(logging.INFO)
     dataset = opened(masked(observed=1, comment="0 = observed, 1 = filled"))
     np.testing.assert_array_equal(dataset["t2m_filled"], ~gaps())
-    assert told(caplog) == "0 is observed in t2m_mask (by its attributes); --mask-values to overrule"
+    assert told(caplog) == "0 is observed in t2m_mask (by attributes); --mask-values to overrule"
 
 
 # What the values mean, by the data
@@ -292,7 +295,7 @@ def test_masks_of_one_kind_are_decided_together_and_told_in_one_line(opened, cap
     assert list(found.data_vars) == ["t2m", "d2m", "sst", "ws"]
     assert int(sum(found[f"{name}_filled"].sum() for name in ("d2m", "sst", "ws"))) == 0
     assert told(caplog) == (
-        "1 is observed in t2m_mask, d2m_mask and 2 more (0 repeats a constant), 0 is observed in qc_d2m (by its "
+        "1 is observed in t2m_mask, d2m_mask and 2 more (0 repeats a constant), 0 is observed in qc_d2m (by "
         "attributes); --mask-values to overrule"
     )
 
@@ -303,7 +306,7 @@ def test_a_mask_of_one_value_says_that_all_is_observed(opened, caplog):
     for value in (0, 1):
         found = opened(dataset.assign(t2m_mask=xr.full_like(dataset["t2m"], value)))
         assert int(found["t2m_filled"].sum()) == 0
-    assert "1 is observed in t2m_mask (they hold nothing but 1)" in caplog.text
+    assert "1 is observed in t2m_mask (1 is the only value); --mask-values to overrule" in caplog.text
 
 
 def test_what_is_missing_in_a_mask_was_not_observed(opened):
@@ -387,6 +390,27 @@ def test_masks_may_be_in_files_of_their_own(tmp_path):
     np.testing.assert_array_equal(open_dataset(files)["t2m_filled"], expected)
 
 
+def test_masks_on_another_grid_than_their_variables_do_not_fit_together(tmp_path):
+    masks = masked(observed=0)[["t2m_mask"]].isel(lat=slice(2))
+    with pytest.raises(DataError, match="Files that are read together need the same grid"):
+        open_dataset(write_all(tmp_path, fields=weather(), masks=masks))
+
+
+class Damaged(BackendArray):
+    """A mask in a file that breaks off."""
+
+    shape, dtype = (40, 4, 5), np.dtype("int8")
+
+    def __getitem__(self, key):
+        raise OSError("NetCDF: HDF error")
+
+
+def test_a_mask_that_cannot_be_read_is_an_error_of_one_line():
+    dataset = weather().assign(t2m_mask=xr.Variable(DIMS, indexing.LazilyIndexedArray(Damaged())))
+    with pytest.raises(DataError, match=r"x\.nc: 't2m_mask' cannot be read to its end \(NetCDF: HDF error\)"):
+        adopt_dataset(dataset, "x.nc")
+
+
 def test_fixed_masks_of_several_periods_hold_for_their_own(tmp_path):
     fixed = np.zeros((4, 5), np.int8)
     parts = {}
@@ -421,6 +445,26 @@ def test_what_is_ignored_is_left_out_and_the_masks_of_it_too(opened):
     assert list(found.data_vars) == ["t2m", "d2m"]
     assert found.attrs["ignored"] == ("t2m_mask", "d2m_mask")
     assert not [name for name in found.coords if str(name).endswith("_filled")]
+
+
+def test_the_mask_of_a_variable_that_cannot_be_used_is_no_variable(opened):
+    members = weather(fill=None).expand_dims(number=3).rename(t2m="msl")
+    dataset = opened(members.assign(t2m=weather(fill=None)["t2m"], msl_mask=masked()["t2m_mask"]))
+    assert list(dataset.data_vars) == ["t2m"]
+
+
+def test_a_bounded_number_of_times_is_looked_at_from_the_first_to_the_last(monkeypatch):
+    dataset = masked().assign_attrs(claims={}, ignored=(), refused=())
+    long = xr.concat([dataset.assign_coords(time=dataset["time"] + number * 40 * DAY) for number in range(25)], "time")
+    taken = [mask for mask, _ in Look([long], "t2m_mask", "t2m").pairs()]
+    assert {mask.shape for mask in taken} == {(8, 1, 4, 5)}
+    assert len(taken) == 16
+    np.testing.assert_array_equal(taken[0][:, 0], long["t2m_mask"][:8])
+    np.testing.assert_array_equal(taken[-1][:, 0], long["t2m_mask"][-8:])
+    levels = long.expand_dims(level=np.arange(12.0), axis=1)
+    monkeypatch.setattr("convlstm_wx.data.polarity.LOOK_BYTES", 3 * 16 * 4 * 20 * 4)
+    fewer = [field for _, field in Look([levels], "t2m_mask", "t2m").pairs()]
+    assert {field.shape for field in fewer} == {(3, 4, 4, 5)}  # of a large grid some levels only
 
 
 # Known from training

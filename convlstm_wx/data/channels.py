@@ -26,7 +26,8 @@ def choose_channels(
         ConfigError: for a variable or level that the file does not have, naming those that it has.
     """
     there = [str(name) for name, values in dataset.data_vars.items() if "time" in values.dims]
-    unknown = [name for name in variables if name not in there]
+    masks = {mark.mask: f"{mark.mask} (a mask of {mark.variable})" for mark in dataset.attrs.get("masks", ())}
+    unknown = [masks.get(name, name) for name in variables if name not in there]
     if unknown:
         raise ConfigError(
             f"{source_of(dataset)}: no variable {', '.join(unknown)}; the file has {list_names(there)}. Check {option}."

@@ -174,14 +174,15 @@ def _masks_in(parts: Sequence[xr.Dataset], masking: Masking) -> Iterator[_Mask]:
     claims: dict[str, Claim] = {}
     for part in parts:
         claims = part.attrs["claims"] | claims
-    names = [str(name) for part in parts for name in (*part.attrs["ignored"], *part.data_vars)]
+    left_out = [name for part in parts for name in (*part.attrs["ignored"], *part.attrs["refused"])]
+    names = [*left_out, *(str(name) for part in parts for name in part.data_vars)]
     there = {name: name for name in names if name not in claims or claims[name].is_field}
     known = {*masking.values, *(mark.mask for mark in masking.marks)}
     for name, claim in claims.items():
         owners = {} if name in masking.fields else owners_of(name, claim, there)
         if not owners:
             continue
-        look = Look(parts, name, next(iter(owners)))
+        look = Look(parts, name, next((owner for owner in owners if owner not in left_out), ""))
         if name in known or claim.is_flag or look.holds_marks():
             yield _Mask(name, claim.attrs, tuple(owners), next(iter(owners.values())), look)
 
@@ -214,14 +215,18 @@ def flagged(
     """Files with flags in the place of masks, and the attributes "masks" and "ignored" that say what became of them.
 
     Args:
-        parts: canonical, with what :func:`claims_of` found in attrs["claims"], and attrs["ignored"].
+        parts: canonical; attrs["claims"]: of :func:`claims_of`; attrs["ignored"], attrs["refused"]: names of what the
+            user leaves out, and of what cannot be used.
         masking: what is known or wanted.
         source: the name of all files, for messages.
 
     Raises:
         DataError: where nothing says which values of a mask mean observed.
     """
-    masks, marks = _decide(parts, masking, source)
+    try:
+        masks, marks = _decide(parts, masking, source)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
     ignored = dict.fromkeys(name for part in parts for name in part.attrs["ignored"])
     of_variables = {mark.mask for mark in marks}
     made = []
@@ -229,7 +234,8 @@ def flagged(
         claims = part.attrs["claims"]
         idle = [name for name in claims if name not in of_variables and (name in masks or not claims[name].is_field)]
         bare = part.drop_vars(idle)
-        bare.attrs = {name: value for name, value in part.attrs.items() if name not in ("claims", "ignored")}
+        for name in ("claims", "ignored", "refused"):
+            del bare.attrs[name]
         try:
             made.append(with_flags(bare, marks))
         except DataError as error:
@@ -247,7 +253,7 @@ def _decide(parts: Sequence[xr.Dataset], masking: Masking, source: str) -> tuple
     said: dict[tuple[tuple[float, ...], str], list[str]] = {}
     for pattern in dict.fromkeys(mask.pattern for mask in masks):
         group = [mask for mask in masks if mask.pattern == pattern and wanted.intersection(mask.variables)]
-        for mask, (observed, bits, why) in _observed(group, masking, source).items():
+        for mask, (observed, bits, why) in _observed(group, masking).items():
             found[mask] = observed, bits
             if why:
                 said.setdefault((observed, why), []).append(mask.name)
@@ -263,9 +269,7 @@ def _decide(parts: Sequence[xr.Dataset], masking: Masking, source: str) -> tuple
     return [mask.name for mask in masks], marks
 
 
-def _observed(
-    masks: Sequence[_Mask], masking: Masking, source: str
-) -> dict[_Mask, tuple[tuple[float, ...], int | None, str]]:
+def _observed(masks: Sequence[_Mask], masking: Masking) -> dict[_Mask, tuple[tuple[float, ...], int | None, str]]:
     """For masks of one kind: the values that mean observed, the bits that count, and why ("": known already)."""
     known = {mark.mask: mark for mark in masking.marks}
     made: dict[_Mask, tuple[tuple[float, ...], int | None, str]] = {}
@@ -277,19 +281,19 @@ def _observed(
         elif mask.name in known:
             made[mask] = known[mask.name].observed, known[mask.name].bits, ""
         elif meaning is not None and meaning.observed:
-            made[mask] = meaning.observed, meaning.bits, "by its attributes"
+            made[mask] = meaning.observed, meaning.bits, "by attributes"
         elif meaning is not None:  # only what is missing is named
             made[mask] = tuple(sorted({0.0, 1.0, *mask.look.counts}.difference(meaning.missing))), None, "by attributes"
     rest = [mask for mask in masks if mask not in made]
-    alike = {(observed, why) for observed, bits, why in made.values() if bits is None and why != "--mask-values"}
+    alike = {observed: why for observed, bits, why in made.values() if bits is None and why != "--mask-values"}
     if len(alike) == 1:
-        ((observed, why),) = alike
+        ((observed, why),) = alike.items()
         return made | dict.fromkeys(rest, (observed, None, why))
     if rest:
         hints = {hint_of(rest[0].pattern)} - {None} or {hint_of(mask.attrs) for mask in rest} - {None}
         found = polarity.decide([mask.look for mask in rest], hints.pop() if len(hints) == 1 else None)
         if found is None:
-            raise _undecided([mask.look for mask in rest], source)
+            raise _undecided([mask.look for mask in rest])
         rest.sort(key=lambda mask: -len(mask.look.counts))  # those that say something come first
         made |= dict.fromkeys(rest, (found[0], None, found[1]))
     return made
@@ -307,7 +311,7 @@ def _named(masks: Sequence[str]) -> str:
     return ", ".join(masks) if more <= 0 else f"{', '.join(masks[:_MOST_NAMED])} and {more} more"
 
 
-def _undecided(looks: Sequence[Look], source: str) -> DataError:
+def _undecided(looks: Sequence[Look]) -> DataError:
     counts: Counter[float] = Counter()
     for look in looks:
         counts.update(look.counts)
@@ -315,6 +319,6 @@ def _undecided(looks: Sequence[Look], source: str) -> DataError:
     there = ", ".join(f"{value:g}: {100 * counts[value] / counts.total():.3g} %" for value in sorted(counts))
     often = counts.most_common(1)[0][0] if counts else 1
     return DataError(
-        f"{source}: nothing says which value of {_named(names)} means observed ({there or 'no values'}). Say it with "
+        f"nothing says which value of {_named(names)} means observed ({there or 'no values'}). Say it with "
         f"--mask-values {often:g} (train, inspect, prepare), or leave masks out with --ignore-variables {names[0]}"
     )

@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
+from convlstm_wx.errors import DataError
+
 STRETCHES, TIMES = 16, 8  # of a mask and its variable, that are looked at
 LOOK_BYTES = 64e6  # of a variable: fewer times and levels of a large grid
 MOST_VALUES = 10  # of a mask; a variable has more
@@ -43,7 +45,7 @@ class Look:
         """How often the mask has each value, NaN left out."""
         counts: Counter[float] = Counter()
         for mask, _ in self._stretches():
-            values, numbers = np.unique(np.asarray(mask.values, np.float64), return_counts=True)
+            values, numbers = np.unique(np.asarray(_load(mask, self.mask), np.float64), return_counts=True)
             counts.update(dict(zip(values[np.isfinite(values)].tolist(), numbers.tolist())))
             if len(counts) > MOST_VALUES:
                 break
@@ -56,10 +58,11 @@ class Look:
     def pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Mask and variable [N, L, H, W] of each stretch in which the file has both."""
         for mask, field in self._stretches():
-            if field is None or not set(mask.dims) <= set(field.dims):
+            if field is None or any(field.sizes.get(dim) != size for dim, size in mask.sizes.items()):
                 continue
             full = {dim: field.sizes.get(dim, 1) for dim in ("time", "level", "lat", "lon")}
-            yield mask.set_dims(full).values, np.asarray(field.set_dims(full).values, np.float32)
+            values = _load(field.set_dims(full), self.variable)
+            yield _load(mask.set_dims(full), self.mask), np.asarray(values, np.float32)
 
     def _stretches(self) -> Iterator[tuple[xr.Variable, xr.Variable | None]]:
         """Mask and variable in stretches of time, lazily; None where the variable is not in the files."""
@@ -96,6 +99,13 @@ def _part(variable: xr.Variable, rows: dict[str, slice]) -> xr.Variable:
     return variable.isel({dim: part for dim, part in rows.items() if dim in variable.dims})
 
 
+def _load(variable: xr.Variable, name: str) -> np.ndarray:
+    try:
+        return np.asarray(variable.values)
+    except Exception as error:  # the libraries below, and the network, raise almost anything
+        raise DataError(f"'{name}' cannot be read to its end ({' '.join(str(error).split())[:200]})") from error
+
+
 def holds_marks(values: np.ndarray) -> bool:
     """Whether an array holds a few whole numbers."""
     found = np.unique(np.asarray(values, np.float64))
@@ -129,7 +139,7 @@ def decide(looks: Sequence[Look], hint: bool | None) -> tuple[tuple[float, ...],
     alone = {value for look in looks if len(look.counts) == 1 for value in look.counts}
     if len(alone) == 1:  # it cannot mean filled: nothing at all would have been observed
         (only,) = alone
-        return (only,), f"{'some' if len(counts) > 1 else 'they'} hold nothing but {only:g}"
+        return (only,), f"{only:g} is the only value{' of some' if len(counts) > 1 else ''}"
     often, number = counts.most_common(1)[0]
     if number >= _MAJORITY * counts.total():
         return (often,), f"{100 * number / counts.total():.3g} % of the values"
@@ -249,6 +259,7 @@ def _repeats(field: np.ndarray, axes: Sequence[int], among: np.ndarray | None = 
 def _on_a_line(field: np.ndarray) -> np.ndarray:
     """Where a value is the mean of those before and after it."""
     found = np.zeros(field.shape, bool)
-    bend = np.abs(field[2:] - 2 * field[1:-1] + field[:-2])
+    with np.errstate(invalid="ignore"):  # inf - inf
+        bend = np.abs(field[2:] - 2 * field[1:-1] + field[:-2])
     found[1:-1] = bend <= _RELATIVE * (np.abs(field[2:]) + np.abs(field[:-2]))
     return found

@@ -126,7 +126,7 @@ def open_forecast(path: str | Path) -> xr.Dataset:
     claims = dataset.attrs.pop("claims").items()
     masks = [name for name, claim in claims if claim.is_flag or not claim.is_field]
     dataset = dataset.drop_vars([*spreads, *masks])
-    del dataset.attrs["ignored"]
+    del dataset.attrs["ignored"], dataset.attrs["refused"]
     valid_times = dataset["init_time"].values[:, None] + dataset["lead_time"].values
     dataset.coords["valid_time"] = (("init_time", "lead_time"), valid_times, _AXIS_ATTRIBUTES["time"])
     return dataset
@@ -223,8 +223,7 @@ def _canonical(
 ) -> xr.Dataset:
     """One file in canonical form; one of several may be without a time and hold static fields.
 
-    Masks are variables yet, on some of the dimensions; attrs "claims" and "ignored" say what may be one, and what was
-    left out.
+    Masks are variables yet, on some of the dimensions; see :func:`flagged` for the attributes that say so.
     """
     for variable in dataset.variables.values():
         kept = {key: value for key, value in variable.attrs.items() if isinstance(value, str) or key in _FLAGS}
@@ -300,14 +299,17 @@ def _find_axes(
 def _fields(
     dataset: xr.Dataset, axes: Mapping[str, xr.DataArray], mesh: Mesh | None, masking: Masking
 ) -> tuple[xr.Dataset, dict[str, Any]]:
-    """The variables on the grid and their masks, dimensions named and ordered canonically; "claims" and "ignored"."""
+    """The variables on the grid and their masks, dimensions named and ordered canonically.
+
+    Beside them what :func:`flagged` needs: "claims", "ignored" and "refused", the names of other variables.
+    """
     names = {values.dims[0]: axis for axis, values in axes.items() if values.dims}
     taken = {*axes, *(values.name for values in axes.values())}
     if mesh is not None:
         taken |= {"latitude", "longitude", mesh.latitude.name, mesh.longitude.name}
     ignored = [str(name) for name in dataset.variables if name not in taken and masking.ignores(str(name))]
     claims = {name: claim for name, claim in claims_of(dataset).items() if name not in {*taken, *ignored}}
-    kept, refused = {}, []
+    kept, refused = {}, {}
     for name, field in dataset.data_vars.items():
         reason = "an axis" if name in taken else _why_not_a_field(field, names, axes)
         if name in ignored or (reason and name in claims):
@@ -315,10 +317,11 @@ def _fields(
         if reason is None:
             kept[str(name)] = _field(field, names, axes)
         else:
-            refused.append(f"'{name}' {reason}")
-            logger.log(logging.WARNING if "more than one" in reason else logging.DEBUG, "left out: %s", refused[-1])
+            refused[str(name)] = f"'{name}' {reason}"
+            level = logging.WARNING if "more than one" in reason else logging.DEBUG
+            logger.log(level, "left out: %s", refused[str(name)])
     if not kept:
-        reasons = "; ".join(refused[:4]) or "there are no variables at all"
+        reasons = "; ".join(list(refused.values())[:4]) or "there are no variables at all"
         raise DataError(f"no variable on (time, latitude, longitude) to use: {reasons}")
     may_be = {name: replace(claim, is_field=name in kept) for name, claim in claims.items()}
     masks = {
@@ -327,7 +330,7 @@ def _fields(
         if not claim.is_field and is_on_the_grid(dataset[name], names, owners_of(name, claim, kept))
     }
     claims = {name: claim for name, claim in may_be.items() if claim.is_field or name in masks}
-    return xr.Dataset(kept | masks), {"claims": claims, "ignored": ignored}
+    return xr.Dataset(kept | masks), {"claims": claims, "ignored": ignored, "refused": tuple(refused)}
 
 
 def _why_not_a_field(field: xr.DataArray, names: Mapping[Any, str], axes: Mapping[str, xr.DataArray]) -> str | None:
