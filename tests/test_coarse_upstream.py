@@ -125,7 +125,9 @@ def test_another_grid_is_refused_by_its_fine_points(path, tmp_path):
         ((61, 61), (101, 161), 3),  # 16,261 points beside 3,721: at 3 x 3 there are 34 x 54
         ((61, 61), (61, 90), 1),  # 4 times of 5,490 cost less than 10 times of 3,721
         ((10, 10), (10, 14), 1),
-        ((4, 4), (50, 3), 3),  # never coarser than the region is wide
+        ((4, 4), (600, 3), 2),  # 2 x 2 leaves 600 points, few enough
+        ((4, 4), (9_000, 3), 3),  # never coarser than the region is wide
+        ((4, 4), (30, 30), 1),
     ],
 )
 def test_upstream_is_coarsened_only_where_it_would_cost_more_than_the_target(target, upstream, factor):
@@ -133,7 +135,7 @@ def test_upstream_is_coarsened_only_where_it_would_cost_more_than_the_target(tar
 
 
 def test_all_regions_together_count():
-    assert choose_coarsening(0, (10, 10), [(20, 20)] * 2, 4, 4)[0] == 3  # 98 points; 200 at 2 x 2
+    assert choose_coarsening(0, (30, 30), [(60, 60)] * 2, 4, 4)[0] == 3  # 800 points; 1,800 at 2 x 2
     assert choose_coarsening(0, (10, 10), [], 4, 4) == (1, [])
 
 

@@ -247,6 +247,17 @@ def test_several_runs_are_averaged_and_told_apart():
     assert "in 1 of 2 pairs of runs" in next(agreement(gains))
 
 
+def test_of_two_grids_the_points_that_both_have_count():
+    truth = make_truth(60)
+    a, b = (make_forecast(truth, 1.0, seed=seed) for seed in (1, 2))
+    part = {"lat": slice(1, 3), "lon": slice(2, None)}
+    expected = errors_of_forecasts([a.isel(part)], [b.isel(part)], truth)
+    for left, right in ((a, b.isel(part)), (a.isel(part), b.assign_coords(lon=b["lon"] + 360))):
+        errors = errors_of_forecasts([left], [right], truth)
+        np.testing.assert_allclose(errors["mse_a"], expected["mse_a"])
+        np.testing.assert_allclose(errors["mse_b"], expected["mse_b"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -254,7 +265,7 @@ def test_several_runs_are_averaged_and_told_apart():
             lambda b: b.assign_coords(lon=b["lon"] + 1),
             "B does not fit A: longitudes 1 to 11 by 2 (6) instead of 0 to 10",
         ),
-        (lambda b: b.isel(lat=slice(1, None)), "latitudes 42 to 48 by 2 (4)"),
+        (lambda b: b.isel(lat=slice(1, None)).assign_coords(lat=[41.0, 43, 45, 47]), "latitudes 41 to 47 by 2 (4)"),
         (lambda b: b.assign(t2m=b["t2m"].assign_attrs(units="degC")), "t2m in degC instead of K"),
         (lambda b: b.rename(t2m="t850"), "no variables in common: A has t2m, B has t850"),
         (lambda b: b.assign_coords(init_time=b["init_time"] + 5000 * DAY), "no init times in common"),

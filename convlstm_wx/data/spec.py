@@ -18,6 +18,7 @@ from convlstm_wx.data.reading import describe_step, source_of, time_step
 from convlstm_wx.data.regions import Grid, Region, row_weights, select_region
 from convlstm_wx.data.splits import Split
 from convlstm_wx.errors import CheckpointError, DataError
+from convlstm_wx.text import list_names
 
 Attributes = dict[str, dict[str, str]]
 
@@ -285,7 +286,7 @@ def _masks(spec: DataSpec, other: DataSpec) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " ".join(names) or "none"
+    return list_names(names, " ") or "none"
 
 
 _PLAIN_FIELDS = ("step_s", "input_steps", "lead_steps", "lat_descending", "source")

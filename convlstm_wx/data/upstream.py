@@ -13,6 +13,7 @@ from convlstm_wx.errors import ConfigError, DataError
 
 STEERING_HPA = 700  # weather systems move roughly with the wind of this level
 LEE_SHARE = 1 / 3  # of the file's width along the wind is the target, where nobody names one
+FEW_POINTS = 1_000  # of all upstream regions: they cost little, and coarser ones cost skill
 _READ_BYTES = 64e6
 _MOST_TIMES = 500  # from which a mean wind is known well enough
 
@@ -68,7 +69,7 @@ def choose_coarsening(
 
     A network computes about as much for a point and time of any region; it reads the target at input and lead times,
     upstream regions at input times only. Where upstream regions would cost more than the target, N is the smallest
-    number that leaves them no more points than the target has.
+    number that leaves them no more points than the target has, or than a thousand.
 
     Args:
         asked: N as the user wants it, 0 to choose.
@@ -88,12 +89,12 @@ def choose_coarsening(
     def points(factor: int) -> int:
         return sum(-(-rows // factor) * -(-columns // factor) for rows, columns in upstream)
 
-    available, factor = prod(target), asked or 1
-    if not asked and input_steps * points(1) > (input_steps + lead_steps) * available:
-        factor = next((n for n in range(2, smallest + 1) if points(n) <= available), smallest)
+    available, factor = max(prod(target), FEW_POINTS), asked or 1
+    if not asked and points(1) > FEW_POINTS and input_steps * points(1) > (input_steps + lead_steps) * prod(target):
+        factor = next((n for n in range(1, smallest + 1) if points(n) <= available), smallest)
     if factor == 1:
         return 1, []
-    why = "" if asked else f"; the target has {available:,}, --upstream-coarsen chooses another"
+    why = "" if asked else f"; the target has {prod(target):,}, --upstream-coarsen chooses another"
     return factor, [f"upstream read as means over {factor} x {factor} points: {points(factor):,} of {points(1):,}{why}"]
 
 
