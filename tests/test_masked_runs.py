@@ -208,6 +208,18 @@ def test_scores_leave_out_what_was_filled(folder, tmp_path, baselines):
     np.testing.assert_allclose(gains[0]["mse_difference"], -gains[1]["mse_difference"], rtol=1e-6)
 
 
+def test_what_is_observed_every_second_time_has_no_scores_at_odd_leads(tmp_path):
+    dataset = filled()
+    dataset["tp_mask"][:] = (np.arange(200) % 2 == 0)[:, None, None]
+    path = write(dataset, tmp_path / "gauges.nc")
+    assert run("train", "--data", path, *SMALL, "--mask-values", 1, "--output-dir", tmp_path / "run") == 0
+    options = ["--data", path, "--output", tmp_path / "scores", "--device", "cpu"]
+    assert run("evaluate", "--checkpoint", tmp_path / "run", *options) == 0
+    count = xr.load_dataset(tmp_path / "scores" / "scores.nc", decode_timedelta=True)["count"].sel(channel="tp")
+    assert count[0] == 0
+    assert count[1] > 0
+
+
 def test_a_run_is_resumed_with_the_same_masks_only(folder, tmp_path, capsys):
     resume = ["train", "--data", folder / "filled.nc", "--resume", folder / "filled" / "last.pt", "--num-epochs", 2]
     assert run(*resume, "--output-dir", tmp_path / "on") == 0

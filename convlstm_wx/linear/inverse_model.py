@@ -126,7 +126,8 @@ def fit(
         most_past: times that may predict, at most.
 
     Raises:
-        TooLittleError: for fewer than forty training times in the records, or anomalies that are zero throughout.
+        TooLittleError: for fewer than forty training times in the records, no times in a row with values of all
+            channels, or anomalies that are zero throughout.
     """
     training = training_times
     for record in records.values():
@@ -139,6 +140,11 @@ def fit(
     coefficients = _coefficients(records, projectors, training)
     past_times = [past for past in PAST_TIMES if past <= most_past]
     sums = _sums(coefficients, training, lead_times, step, max(past_times))
+    if not sums.squares_FDD.any():
+        raise TooLittleError(
+            f"the linear inverse model needs {max(past_times)} times in a row with values of all channels; there are "
+            "none in training"
+        )
     counts = np.unique(np.minimum(np.searchsorted(held, EXPLAINED) + 1, held.size))
     choices = list(itertools.product(counts.tolist(), past_times))
     operators, optimism, chosen = {}, {}, []

@@ -142,7 +142,8 @@ def events(scores: xr.Dataset) -> Iterator[Table]:
             for lead in _leads(scores) if label else []:
                 at = scores.sel(channel=name).isel(threshold=place, lead_time=lead)
                 model = at.sel(system="model")
-                happened = f"{int(model['hits'] + model['misses']):,}"
+                number = float(model["hits"] + model["misses"])
+                happened = f"{number:,.0f}" if np.isfinite(number) else "-"  # nothing was observed at such lead times
                 figures = [_thousandths(float(model[score])) for score in names]
                 figures += [_thousandths(float(model["fss"].sel(window=size))) for size in windows]
                 persistence = _thousandths(float(at["csi"].sel(system="persistence")))
