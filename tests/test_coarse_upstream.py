@@ -176,8 +176,7 @@ def test_the_printed_flags_repeat_the_choice(path, tmp_path, capsys):
     data = ["--data", str(path), *SMALL, "--blend", "none"]
     assert main(["train", *data, "--include-upstream", "--output-dir", str(tmp_path / "auto")]) == 0
     said = capsys.readouterr().out
-    flags = said.partition("come from the west): ")[2].splitlines()[0].split()
-    assert flags[0] == "--target-region"
+    flags = next(line.split() for line in said.splitlines() if line.strip().startswith("--target-region"))
     assert main(["train", *data, *flags, "--output-dir", str(tmp_path / "named")]) == 0
     last = [(tmp_path / name / "history.csv").read_text().splitlines()[1].split(",")[:4] for name in ("auto", "named")]
     assert last[0] == last[1]

@@ -145,8 +145,8 @@ def fit(
     sums = _sums(coefficients, training, lead_times, step, max(past_times))
     if not sums.squares_FDD.any():
         raise TooLittleError(
-            f"the linear inverse model needs {max(past_times)} times in a row with values of all channels, and training "
-            "has none"
+            f"the linear inverse model needs {max(past_times)} times in a row with values of all channels; there are "
+            "none in training"
         )
     counts = np.unique(np.minimum(np.searchsorted(held, EXPLAINED) + 1, held.size))
     choices = list(itertools.product(counts.tolist(), past_times))
