@@ -217,7 +217,7 @@ def test_sixteen_bits_are_wrong_by_a_small_share_of_each_fields_range(tmp_path):
     array = allocate_in_file(tmp_path / "packed.bin", np.float32, fields.shape, packed=True)
     array[0:2], array[2:5] = fields[:2], fields[2:]
     span = np.ptp(fields, axis=(2, 3), keepdims=True)
-    assert (np.abs(array[0:5] - fields) <= span / 131_000).all()
+    assert (np.abs(array[0:5] - fields) <= 1.001 * span / 131_068).all()
     assert array.nbytes == 5 * 2 * (8 + 2 * 12)
     np.testing.assert_array_equal(array[np.array([[3, 0], [1, 4]])], array[0:5][[[3, 0], [1, 4]]])
     np.testing.assert_array_equal(array.part(np.array([4, 1]), 1), array[0:5][[4, 1], 1])

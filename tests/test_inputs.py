@@ -205,7 +205,7 @@ def test_data_that_differ_are_refused_naming_the_difference(path, tmp_path, chan
     [
         ({"variables": ("rain",)}, ConfigError, "no variable rain; the file has t2m, tp, z"),
         ({"levels": (700.0,)}, ConfigError, "no level 700 hPa; the file has 850, 500"),
-        ({"target_variables": ("u",)}, ConfigError, "--target-variables u: not among the inputs t2m"),
+        ({"target_variables": ("u",)}, ConfigError, "--target-variables u: not among the inputs, which are t2m"),
         ({"target_region": (0.0, 10.0, 0.0, 10.0)}, DataError, "48"),
     ],
 )

@@ -190,3 +190,10 @@ def test_a_file_with_text_levels_is_trained_forecast_and_scored(tmp_path, monkey
         assert {"z@850hPa", "z@500hPa"} <= set(scores["channel"].values.tolist())
     assert main(["prepare", "--data", "texts.nc", "--levels", "850", "--output", "clean.nc"]) == 0
     assert open_dataset(["clean.nc"])["level"].values.tolist() == [850]
+
+
+def test_texts_beside_a_dimension_without_values_are_refused_with_the_remedy_too():
+    dataset = with_levels(["sfc", "850hPa"]).rename_vars(level="level_name")
+    dataset = dataset.drop_indexes("level_name") if "level_name" in dataset.indexes else dataset
+    with pytest.raises(DataError, match=r"'sfc'.*drop_isel"):
+        adopt_dataset(dataset)

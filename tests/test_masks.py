@@ -484,3 +484,21 @@ def test_two_networks_that_read_a_mask_differently_do_not_read_the_same_data(ope
     with pytest.raises(CheckpointError, match="read 't2m_mask' differently: observed is t2m_mask=1 for one"):
         same_masking([one, other])
     assert same_masking([one, Masking(ignored=("t2m_mask",))]) == one  # its forecasts are scored where it was observed
+
+
+# What is no mask, though it is called one
+
+
+@pytest.mark.parametrize("name", ["t2m_flag", "t2m_mask"])
+def test_what_tells_where_a_variable_exceeds_a_threshold_is_asked_about(opened, name):
+    dataset = weather(fill=None)
+    with pytest.raises(DataError, match="nothing says which value of"):
+        opened(dataset.assign({name: (DIMS, (dataset["t2m"].values > 281).astype(np.int8))}))
+    cloud = np.maximum(dataset["t2m"].values - 280, 0)  # clear sky is plainly 0
+    with pytest.raises(DataError, match="nothing says which value of"):
+        opened(dataset.assign(t2m=(DIMS, cloud), **{name: (DIMS, (cloud > 0).astype(np.int8))}))
+
+
+def test_values_far_from_the_rest_are_still_marked_by_a_mask(opened):
+    dataset = opened(masked().assign(t2m=weather(fill=-9999)["t2m"]))
+    np.testing.assert_array_equal(dataset["t2m_filled"], gaps())

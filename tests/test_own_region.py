@@ -99,4 +99,4 @@ def test_rain_alone_is_forecast_and_scored_where_it_was_observed(tmp_path, capsy
     assert {"1 mm", "5 mm", "10 mm", "25 mm", "50 mm"} <= thresholds
     compare = ["compare", *runs, "--data", data, "--output", str(tmp_path / "comparison")]
     assert main(compare) == 0
-    assert "points     6 x 3, those that both have" in capsys.readouterr().out  # the lee third of the file
+    assert "points     6 x 3, those that all have" in capsys.readouterr().out  # the lee third of the file

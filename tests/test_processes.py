@@ -131,8 +131,8 @@ def test_processes_draw_noise_of_their_own_and_a_resumed_run_draws_the_same(data
         parts = command(script, data, tmp_path / name, *options)
         done = subprocess.run(parts, capture_output=True, text=True, env=environment(), timeout=SECONDS, check=False)
         assert done.returncode == 0, done.stderr
-        drawn[name] = [(tmp_path / f"{name}-{rank}").read_text().split("\n")[1:-1] for rank in (0, 1)]
-    first, second = drawn["whole"]  # the first pass of all, left out above, was the probe's
+        drawn[name] = [(tmp_path / f"{name}-{rank}").read_text().split("\n")[2:-1] for rank in (0, 1)]
+    first, second = drawn["whole"]  # the first two passes, left out above, were the probe's
     assert len(first) == len(second) > 20
     assert not set(first) & set(second)
     assert [one[len(one) // 2 :] for one in drawn["whole"]] == drawn["resumed"]

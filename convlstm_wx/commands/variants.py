@@ -17,6 +17,8 @@ from convlstm_wx.config import BEFORE_THERE_WAS_A_SETTING, TrainConfig
 from convlstm_wx.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from convlstm_wx.report.variants import Result
 
 log = logging.getLogger(__name__)
@@ -190,12 +192,27 @@ def run(options: argparse.Namespace) -> int:
 
     experiment = read(Path(options.file))
     check_can_make(experiment.folder)
-    for data, masking in {config.data: masking_of(config) for config in experiment.variants.values()}.items():
-        open_dataset(data, masking=masking)
+    opened = {config.data: masking_of(config) for config in experiment.variants.values()}
+    datasets = {data: open_dataset(data, masking=masking) for data, masking in opened.items()}
+    experiment = replace(experiment, variants=_on_one_target(experiment.variants, datasets))
     _check_same(experiment)
     make_folder(experiment.folder)
     with alone_in(experiment.folder, "output_dir"):
         return _run(experiment)
+
+
+def _on_one_target(
+    variants: Mapping[str, TrainConfig], datasets: Mapping[tuple[str, ...], "xr.Dataset"]
+) -> dict[str, TrainConfig]:
+    """The variants with the lee third of their data as target, where one of them divides the file."""
+    from convlstm_wx.data.inputs import with_regions
+
+    divided = {name: with_regions(config, datasets[config.data])[0] for name, config in variants.items()}
+    targets = {one.data: one.target_region for one in divided.values() if one not in variants.values()}
+    return {
+        name: config if config.target_region else replace(config, target_region=targets.get(config.data))
+        for name, config in divided.items()
+    }
 
 
 def _run(experiment: Experiment) -> int:

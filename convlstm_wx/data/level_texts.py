@@ -35,11 +35,11 @@ def scale_to_hpa(units: str, values: np.ndarray) -> float:
 
 
 def says_pressure(values: xr.Variable) -> bool:
-    """Whether all values of a coordinate are texts with a number and a unit of pressure."""
+    """Whether a coordinate is of texts, at least one of them with a number and a unit of pressure."""
     if values.ndim != 1 or values.size == 0 or not is_text(values):
         return False
     found = [_pressure_in(text) for text in _texts(values)]
-    return all(pressure is not None and pressure[1] for pressure in found)
+    return any(pressure is not None and pressure[1] for pressure in found)
 
 
 def levels_as_numbers(values: xr.DataArray) -> xr.DataArray:

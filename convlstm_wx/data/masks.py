@@ -320,5 +320,6 @@ def _undecided(looks: Sequence[Look]) -> DataError:
     often = counts.most_common(1)[0][0] if counts else 1
     return DataError(
         f"nothing says which value of {_named(names)} means observed ({there or 'no values'}). Say it with "
-        f"--mask-values {often:g} (train, inspect, prepare), or leave masks out with --ignore-variables {names[0]}"
+        f"--mask-values {often:g} or leave masks out with --ignore-variables {names[0]}: options of train, inspect "
+        "and prepare, which writes a file that the other commands understand"
     )

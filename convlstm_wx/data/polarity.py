@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -23,6 +24,7 @@ _CHANCE = 1e-3  # that as many observed values would all be repeated
 _CLEARLY = 5  # times as many values are new among the observed as among the filled
 _MOST_NEW, _MOST_NEW_OF_MANY = 0.05, 0.001  # share of the filled that is new; where most is filled: dry days repeat too
 _MAJORITY = 0.6
+_THRESHOLD_GAP = 0.01  # of the range: values so close together on both sides of a threshold come from one variable
 _RELATIVE = 1e-6  # of a line in time, for rounding in float32
 _MOST_SAMPLED = 4096  # values of a stretch, to find the constant that fills gaps
 
@@ -86,13 +88,24 @@ class Look:
 
     def _field_beside(self, part: xr.Dataset) -> xr.Variable | None:
         """The variable in the same file, or in another with the same times."""
-        for other in (part, *self.parts):
-            same = "time" not in part.dims or (
-                "time" in other.dims and np.array_equal(part["time"].values, other["time"].values)
-            )
-            if self.variable in other.data_vars and same:
-                return other[self.variable].variable
-        return None
+        if self.variable in part.data_vars:
+            return part[self.variable].variable
+        fixed = "time" not in part.dims  # and so beside any
+        other = next(iter(self._part_by_times.values()), None) if fixed else self._part_by_times.get(_times_of(part))
+        return None if other is None else other[self.variable].variable
+
+    @cached_property
+    def _part_by_times(self) -> dict[bytes, xr.Dataset]:
+        """The first of the files with the variable at the same times."""
+        found: dict[bytes, xr.Dataset] = {}
+        for part in self.parts:
+            if self.variable in part.data_vars:
+                found.setdefault(_times_of(part), part)
+        return found
+
+
+def _times_of(part: xr.Dataset) -> bytes:
+    return part["time"].values.tobytes() if "time" in part.dims else b""
 
 
 def _part(variable: xr.Variable, rows: dict[str, slice]) -> xr.Variable:
@@ -128,7 +141,10 @@ def decide(looks: Sequence[Look], hint: bool | None) -> tuple[tuple[float, ...],
         counts.update(look.counts)
     if not counts:
         return None
-    repeated = _by_what_repeats([look for look in looks if len(look.counts) > 1], counts)
+    telling = [look for look in looks if len(look.counts) > 1]
+    if any(_is_threshold(look) for look in telling):
+        return None
+    repeated = _by_what_repeats(telling, counts)
     if repeated is not None:
         return repeated
     if len(counts) > 2:
@@ -144,6 +160,21 @@ def decide(looks: Sequence[Look], hint: bool | None) -> tuple[tuple[float, ...],
     if number >= _MAJORITY * counts.total():
         return (often,), f"{100 * number / counts.total():.3g} % of the values"
     return None
+
+
+def _is_threshold(look: Look) -> bool:
+    """Whether the mask tells where its variable exceeds a threshold: it rained, it is cloudy."""
+    low, high = dict.fromkeys(look.counts, np.inf), dict.fromkeys(look.counts, -np.inf)
+    for mask, field in look.pairs():
+        for value in look.counts:
+            taken = field[(mask == value) & np.isfinite(field)]
+            low[value] = min(low[value], float(taken.min(initial=np.inf)))
+            high[value] = max(high[value], float(taken.max(initial=-np.inf)))
+    classes = sorted((low[value], high[value]) for value in low if low[value] <= high[value])
+    if len(classes) < 2:
+        return False
+    span = classes[-1][1] - classes[0][0]
+    return all(0 < above[0] - below[1] <= _THRESHOLD_GAP * span for below, above in pairwise(classes))
 
 
 # What repeats
@@ -175,15 +206,13 @@ class _Tally:
 
 def _by_what_repeats(looks: Sequence[Look], counts: Counter[float]) -> tuple[tuple[float, ...], str] | None:
     """The value of a mask that means observed, if where it has others they clearly repeat what is beside them."""
-    pairs = [list(look.pairs()) for look in looks]
     candidates = sorted(counts) if len(counts) == 2 else [0.0, counts.most_common(1)[0][0]]
-    clear = {}
-    for good in dict.fromkeys(value for value in candidates if value in counts):
-        tally = _Tally()
-        for of_mask in pairs:
-            _add(tally, of_mask, good)
-        if tally.is_clear():
-            clear[good] = tally
+    tallies = {value: _Tally() for value in candidates if value in counts}
+    for look in looks:
+        pairs = list(look.pairs())  # of one mask at a time
+        for good, tally in tallies.items():
+            _add(tally, pairs, good)
+    clear = {good: tally for good, tally in tallies.items() if tally.is_clear()}
     if len(clear) != 1:
         return None
     ((good, tally),) = clear.items()

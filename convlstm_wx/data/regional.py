@@ -36,6 +36,10 @@ FILE_SLICE_BYTES = 64 * 2**20  # of a record that is not kept in memory
 BUDGET_SHARE = 8  # a slice of it is at most this part of the budget
 FEWEST_SLICE_BYTES = 16 * 2**20  # what is written in small pieces is slower to read, even from the system's own memory
 
+# Filled values this far from what is observed are no stand-ins for weather but codes such as -9999: missing.
+MOST_FILLED_DEVIATIONS = 10  # standard deviations from the climatology
+MOST_FILLED_SPANS = 10  # ranges of what is observed beside them
+
 TARGET = "target region"
 
 Allocate = Callable[[str, Any, Sequence[int]], Array]
@@ -246,12 +250,24 @@ def _read(
     pieces = read_pieces(each.data, each.channels, times, most_bytes=most_bytes, label=f"reading the {each.kind}")
     for piece, block, flags in pieces:
         look_at_file(piece, block, flags)
+        _drop_codes(block, flags, [each.channels.index(channel) for channel in flagged])
         if each.coarsen > 1:
             block, flags = _coarsened(each, block, flags, [each.channels.index(channel) for channel in flagged])
         look(piece, block, flags)
         block[~np.isfinite(block)] = np.nan
         values[piece], filled[piece] = block, np.packbits(flags, axis=-1)
     return values, filled
+
+
+def _drop_codes(block_NCHW: np.ndarray, flags_NMHW: np.ndarray, flagged_M: Sequence[int]) -> None:
+    """Make filled values missing, in place, that no means or packed fields should have to hold beside observed ones."""
+    for place, channel in enumerate(flagged_M):
+        values_NHW, filled_NHW = block_NCHW[:, channel], flags_NMHW[:, place]
+        observed = values_NHW[~filled_NHW & np.isfinite(values_NHW)]
+        if filled_NHW.any() and observed.size:
+            low, high = float(observed.min()), float(observed.max())
+            reach = MOST_FILLED_SPANS * (high - low)
+            values_NHW[filled_NHW & ((values_NHW < low - reach) | (values_NHW > high + reach))] = np.nan
 
 
 def _coarsened(
@@ -316,12 +332,15 @@ def _normalise(
     for piece in tqdm(slices, desc=f"normalising the {each.kind}", unit="piece", leave=False, disable=hidden):
         values = values_NCHW[piece]
         statistics.normalise(values, times[piece])
+        flags = np.unpackbits(filled_bits[piece], axis=-1, count=values.shape[-1]).astype(bool)
+        for place, channel in enumerate(flagged):
+            fields_NHW = values[:, each.channels.index(channel)]
+            fields_NHW[flags[:, place] & (np.abs(fields_NHW) > MOST_FILLED_DEVIATIONS)] = np.nan
         known = np.isfinite(values)
         # A time without any value says nothing, masked channel or not; one that was filled has values.
         complete[piece] = known[:, ~gaps].all(axis=(1, 2, 3)) & np.all(known.any(axis=(2, 3)), axis=1)
         values[~known] = 0
         values_NCHW[piece] = values
-        flags = np.unpackbits(filled_bits[piece], axis=-1, count=values.shape[-1]).astype(bool)
         for place, channel in enumerate(flagged):
             known[:, each.channels.index(channel)] &= ~flags[:, place]
         observed_NMHW[piece] = known[:, gaps]

@@ -89,9 +89,10 @@ class FileArray:
 class PackedArray(FileArray):
     """Fields [N, C, H, W] of 16-bit numbers in a file, read and written as float32: half the space of a FileArray.
 
-    Each field has a lowest value and a step of its own, so that a value is wrong by at most 1/131068 of the range of
-    its field. This is the simple packing of GRIB [WMO Manual on Codes, template 5.0] with steps that are no powers of
-    two. A row is the C pairs of lowest value and step in float32, then the numbers.
+    Each field has a lowest value and a step of its own, so that packing changes a value by at most 1/131,068 of the
+    range of its field. This is the simple packing of GRIB [WMO Manual on Codes, template 5.0] with steps that are no
+    powers of two. The data cache packs twice, before and after it normalises values. A row is the C pairs of lowest
+    value and step in float32, then the numbers.
     """
 
     def __init__(self, file: FileIO, shape: Sequence[int]):
@@ -124,7 +125,7 @@ class PackedArray(FileArray):
         low_F = np.where(known, fields_FP, np.inf).min(axis=1, initial=np.inf)
         high_F = np.where(known, fields_FP, -np.inf).max(axis=1, initial=-np.inf)
         low_F, high_F = np.where(low_F <= high_F, (low_F, high_F), 0)
-        step_F = ((high_F.astype(np.float64) - low_F) / _MISSING_NUMBER).astype(np.float32)
+        step_F = ((high_F.astype(np.float64) - low_F) / (_MISSING_NUMBER - 1)).astype(np.float32)
         steps = (fields_FP - low_F[:, None]) / np.where(step_F > 0, step_F, 1)[:, None]
         numbers = np.where(known, steps.round().clip(0, _MISSING_NUMBER - 1), _MISSING_NUMBER).astype(np.uint16)
         scales = np.stack([low_F, step_F], axis=1, dtype=np.float32)

@@ -147,7 +147,7 @@ def _at_common_points(forecasts: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
         places = [{axis: places_on(smallest, each, axis) for axis in ("lat", "lon")} for each in forecasts]
     except DataError:
         return forecasts
-    logger.info("points     %d x %d, those that both have", smallest.sizes["lat"], smallest.sizes["lon"])
+    logger.info("points     %d x %d, those that all have", smallest.sizes["lat"], smallest.sizes["lon"])
     return [each.isel(at) for each, at in zip(forecasts, places)]
 
 
