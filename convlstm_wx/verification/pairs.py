@@ -64,8 +64,10 @@ def _holds_a_value(fields: xr.DataArray) -> bool:
 
 def fields_of(dataset: xr.Dataset, channel: Channel) -> xr.DataArray:
     """The variable of a channel as it was observed, at its level, with the coordinates of its dims alone."""
-    fields = observed_only(dataset[channel.variable]).reset_coords(drop=True)
-    return fields if channel.level is None else fields.sel(level=channel.level, drop=True)
+    fields = dataset[channel.variable]
+    if channel.level is not None:  # first: what hides filled values may copy all that it is given
+        fields = fields.sel(level=channel.level, drop=True)
+    return observed_only(fields).reset_coords(drop=True)
 
 
 def pairs_of(
