@@ -130,8 +130,8 @@ class TrainConfig:
     upstream_coarsen: int = _option(
         AUTO,
         "Regions",
-        "read upstream regions as area means over N x N grid points; auto: 1, unless the regions have so many points "
-        "that they cost more than the target (default: auto)",
+        "read upstream regions as area means over N x N grid points; auto: 1, unless the regions have more than "
+        "1,000 points and cost more than the target (default: auto)",
         kind=int,
         low=AUTO,
         auto=True,

@@ -244,15 +244,16 @@ def _read(
 
     Each piece is shown to `look_at_file` as the file has it, and to `look` on the grid of the network.
     """
-    shape, flagged = each.shape(times), flagged_channels(each.data, each.channels)
+    shape = each.shape(times)
+    flagged_M = [each.channels.index(channel) for channel in flagged_channels(each.data, each.channels)]
     values = allocate("values", np.float32, shape)
-    filled = allocate("filled", np.uint8, (shape[0], len(flagged), shape[2], -(-shape[3] // 8)))
+    filled = allocate("filled", np.uint8, (shape[0], len(flagged_M), shape[2], -(-shape[3] // 8)))
     pieces = read_pieces(each.data, each.channels, times, most_bytes=most_bytes, label=f"reading the {each.kind}")
     for piece, block, flags in pieces:
         look_at_file(piece, block, flags)
-        _drop_codes(block, flags, [each.channels.index(channel) for channel in flagged])
+        _drop_codes(block, flags, flagged_M)
         if each.coarsen > 1:
-            block, flags = _coarsened(each, block, flags, [each.channels.index(channel) for channel in flagged])
+            block, flags = _coarsened(each, block, flags, flagged_M)
         look(piece, block, flags)
         block[~np.isfinite(block)] = np.nan
         values[piece], filled[piece] = block, np.packbits(flags, axis=-1)

@@ -47,14 +47,13 @@ class RegionSpec:
     attributes: Attributes
     masks: tuple[Mark, ...] | None = None
     ignored: tuple[str, ...] = ()
+    coarsen: int = 1
 
     @property
     def masking(self) -> Masking:
         """How another file is to be read, so that its masks mean the same as in training."""
         names = (*self.attributes, *self.static_names)
         return Masking(self.ignored, wanted=tuple(self.attributes), fields=names, marks=self.masks or ())
-
-    coarsen: int = 1
 
     @property
     def input_channels(self) -> int:
